@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options: every knob of a space as plain data, one struct per module.
+//
+// Each field says its unit, what it does and the environment variable that
+// sets it (libos/options_env parses them). Defaults suit one machine with an
+// embedded pool. Space::Create() checks ranges and refuses with a message that
+// names the knob.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "libos/base/units.h"
+
+namespace spiritos {
+
+enum class FaultMode {
+  kAuto,    // kSigbus: linked programs pin what they hand to the kernel.
+  kSigbus,  // The faulting thread serves itself; system calls on absent pages fail with EFAULT.
+  kThread,  // Handler threads serve faults, those inside system calls too.
+};
+
+struct FaultOptions {
+  FaultMode mode = FaultMode::kAuto;  // SPIRITOS_FAULT_MODE = auto | sigbus | thread
+  // Threads that read faults in kThread mode.
+  uint32_t handler_threads = 2;  // SPIRITOS_HANDLER_THREADS
+  // Uses only the calls that Linux 6.1 has: no vectored zap, no UFFDIO_MOVE.
+  bool oldest_calls = false;  // SPIRITOS_OLDEST_CALLS
+};
+
+struct EvictOptions {
+  // Evictor threads; the space starts with one and adds more while faulting
+  // threads stall. 0 = faulting threads sweep for themselves.
+  uint32_t max_evictors = 4;  // SPIRITOS_MAX_EVICTORS
+  // CPUs the evictors may use; empty = all that the process may, less those
+  // that faulting threads are seen on.
+  std::vector<int> cpus;  // SPIRITOS_EVICTOR_CPUS = 1,2
+  // Whether faulting threads may sweep when no frame is free.
+  enum class Assist { kMeasured, kAlways, kNever };
+  Assist assist = Assist::kMeasured;  // SPIRITOS_ASSIST = measured | always | never
+  // Pages that one inline sweep of a faulting thread looks at. Larger amortises
+  // the two shootdowns better and lengthens the tail.
+  uint32_t assist_pages = 256;  // SPIRITOS_ASSIST_PAGES
+  // Zones one evictor keeps in flight: one is frozen while others are written.
+  uint32_t pipeline = 2;  // SPIRITOS_EVICT_PIPELINE
+};
+
+struct PrefetchOptions {
+  enum class Kind { kNone, kSequential, kTrend };
+  Kind kind = Kind::kTrend;  // SPIRITOS_PREFETCH = none | sequential | trend
+  // Longest run that is read ahead, in pages.
+  uint32_t max_window = 64;  // SPIRITOS_PREFETCH_WINDOW
+  // Pages that a first touch fills ahead with zeroes.
+  uint32_t fault_around = 16;  // SPIRITOS_FAULT_AROUND
+};
+
+struct RemoteOptions {
+  // Where evicted pages go: `embedded:` (memory of this process) or
+  // `file:///path` (slots in a file, direct I/O).
+  std::string pool = "embedded:";  // SPIRITOS_POOL
+  // What the pool may hold. 0 = as much as regions ask for.
+  Bytes pool_size;  // SPIRITOS_POOL_SIZE
+  // Emulated distance, added by the `shaped` wrapper: 0 = off.
+  uint64_t emulated_latency_ns = 0;           // SPIRITOS_EMULATE_LATENCY = 10us
+  uint64_t emulated_bytes_per_second = 0;     // SPIRITOS_EMULATE_BANDWIDTH = 1G
+};
+
+struct Options {
+  // Frames the space may hold, in bytes: every page that is mapped, leaving,
+  // standing by, staged or free counts.
+  Bytes budget = Bytes(256 << 20);  // SPIRITOS_BUDGET
+  FaultOptions fault;
+  EvictOptions evict;
+  PrefetchOptions prefetch;
+  RemoteOptions remote;
+};
+
+// What a Space may not go below: room for the frames that faults, a window of
+// read-ahead and a zone in flight hold at the same time.
+inline constexpr Bytes kMinBudget = Bytes(4 << 20);
+
+}  // namespace spiritos

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// The evictor's loop.
+#include "libos/evict/evictor.h"
+
+#include <signal.h>
+
+#include "libos/base/clock.h"
+#include "libos/base/parker.h"
+#include "libos/evict/evictor_group.h"
+
+namespace spiritos {
+namespace {
+
+// How often placement and the number of evictors are thought over.
+constexpr uint64_t kReviewNs = 5'000'000;
+// Shares of CPU are judged over at least this much work.
+constexpr uint64_t kShareWindowNs = 2'000'000;
+
+}  // namespace
+
+Evictor::Evictor(EvictorGroup& group, uint32_t list, std::array<Sweep*, kMaxPipeline> sweeps)
+    : group_(group),
+      list_(list),
+      sweeps_(sweeps),
+      placement_(group.context_.metrics, group.options_.cpus) {}
+
+Evictor::~Evictor() { Stop(); }
+
+void Evictor::Start() {
+  // Signals of the application are not for this thread.
+  sigset_t all;
+  sigset_t old;
+  sigfillset(&all);
+  sigdelset(&all, SIGBUS);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  thread_ = std::thread([this] { Run(); });
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+}
+
+void Evictor::Stop() {
+  if (!thread_.joinable()) return;
+  stopping_.store(true, std::memory_order_seq_cst);
+  sleeping_.store(0, std::memory_order_seq_cst);
+  FutexWake(sleeping_, 1);
+  thread_.join();
+}
+
+void Evictor::Wake() noexcept {
+  if (sleeping_.load(std::memory_order_seq_cst) == 0) return;
+  if (sleeping_.exchange(0, std::memory_order_seq_cst) == 0) return;
+  group_.context_.metrics.Add(Metric::kEvictorWakes);
+  FutexWake(sleeping_, 1);
+}
+
+void Evictor::Run() {
+  pthread_setname_np(pthread_self(), "spiritos-evict");
+  while (!stopping_.load(std::memory_order_seq_cst)) {
+    if (group_.WorkWanted() && !group_.passive() && list_ < group_.active_evictors()) {
+      Work();
+    } else {
+      SleepUntilNeeded();
+    }
+  }
+}
+
+void Evictor::SleepUntilNeeded() {
+  sleeping_.store(1, std::memory_order_seq_cst);
+  // Whoever lowers the level looks at `sleeping_` afterwards; here it is the
+  // other way around.
+  const FreeFramePool& frames = group_.context_.frames;
+  const bool short_of_frames = frames.level() < frames.watermarks().low || frames.waiters() != 0;
+  const bool needed = short_of_frames && !group_.passive() && list_ < group_.active_evictors();
+  if (needed || stopping_.load(std::memory_order_seq_cst)) {
+    sleeping_.store(0, std::memory_order_seq_cst);
+    return;
+  }
+  while (sleeping_.load(std::memory_order_seq_cst) == 1) FutexWait(sleeping_, 1);
+}
+
+bool Evictor::BeginOne(uint32_t slot) {
+  guards_[slot].emplace(group_.context_.epoch);
+  Zone* const zone = group_.context_.zones.Pop(list_);
+  if (zone == nullptr) {
+    guards_[slot].reset();
+    return false;
+  }
+  zone->cursor = 0;
+  if (sweeps_[slot]->Begin(group_.context_, *zone, 0, kZonePages,
+                           group_.PressureAfter(fruitless_))) {
+    fruitless_ = 0;
+    sweeps_[slot]->Write(group_.context_);
+    group_.context_.metrics.Add(Metric::kSweeps);
+    return true;
+  }
+  ++fruitless_;
+  group_.ReturnZone(*zone);
+  guards_[slot].reset();
+  return false;
+}
+
+void Evictor::FinishOne(uint32_t slot) {
+  Zone* const zone = sweeps_[slot]->zone();
+  sweeps_[slot]->Finish(group_.context_);
+  group_.ReturnZone(*zone);
+  guards_[slot].reset();
+}
+
+void Evictor::Work() {
+  const uint32_t depth = group_.options_.pipeline;
+  uint32_t head = 0;      // The oldest sweep in flight.
+  uint32_t in_flight = 0;
+  uint64_t window_begin = NowNs();
+  uint64_t cpu_begin = ThreadCpuNs();
+  uint64_t waited_ns = 0;
+  uint64_t reviewed_at = 0;
+  uint64_t expected = 0;  // Frames that sweeps in flight will free.
+  const FreeFramePool& frames = group_.context_.frames;
+
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    const uint64_t now = NowNs();
+    if (now - reviewed_at > kReviewNs) {
+      placement_.Update();
+      if (list_ == 0 && reviewed_at != 0) group_.ConsiderScaling();
+      reviewed_at = now;
+    }
+    if (now - window_begin > kShareWindowNs) {
+      const uint64_t cpu = ThreadCpuNs();
+      group_.ReportShare(now - window_begin - waited_ns, cpu - cpu_begin);
+      window_begin = now;
+      cpu_begin = cpu;
+      waited_ns = 0;
+      if (group_.passive()) break;
+    }
+    const bool wanted = frames.level() + static_cast<int64_t>(expected) < frames.watermarks().high ||
+                        frames.waiters() > expected;
+    bool began = false;
+    if (wanted && in_flight < depth) {
+      const uint32_t slot = (head + in_flight) % depth;
+      began = BeginOne(slot);
+      if (began) {
+        expected += sweeps_[slot]->victims();
+        ++in_flight;
+      }
+    }
+    if (in_flight != 0 && (in_flight == depth || !began || !wanted)) {
+      Sweep& oldest = *sweeps_[head];
+      if (!oldest.WritesDone(group_.context_)) {
+        const uint64_t wait_begin = NowNs();
+        oldest.WaitForWrites(group_.context_);
+        waited_ns += NowNs() - wait_begin;
+      }
+      expected -= oldest.victims();
+      FinishOne(head);
+      head = (head + 1) % depth;
+      --in_flight;
+      continue;
+    }
+    if (in_flight == 0 && !began) {
+      if (!wanted) break;
+      // Nothing could be claimed now. Ending the turn lets a fault decide.
+      if (fruitless_ == 0 || fruitless_ > 4 * (group_.context_.zones.size() + 1)) break;
+    }
+  }
+  // Nothing stays half-evicted.
+  for (; in_flight != 0; --in_flight, head = (head + 1) % depth) {
+    sweeps_[head]->WaitForWrites(group_.context_);
+    FinishOne(head);
+  }
+  const uint64_t end = NowNs();
+  if (end - window_begin > kShareWindowNs / 8) {
+    group_.context_.metrics.Add(Metric::kEvictorBusyNs, end - window_begin - waited_ns);
+    group_.context_.metrics.Add(Metric::kEvictorCpuNs, ThreadCpuNs() - cpu_begin);
+  }
+}
+
+}  // namespace spiritos

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Evictor: one thread that keeps free frames between the low and high watermark.
+//
+// It sweeps the zones of its list in a pipeline: while one zone waits for its
+// writes the next is frozen and hashed. It sleeps while frames suffice, and never
+// with a zone half swept. Between sweeps it moves off the CPUs that faulting
+// threads are seen on, and tells its group when it does not get CPU time: then
+// faulting threads do better by sweeping themselves.
+#pragma once
+
+#include <pthread.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <thread>
+
+#include "libos/base/options.h"
+#include "libos/evict/placement.h"
+#include "libos/evict/sweep.h"
+
+namespace spiritos {
+
+class EvictorGroup;
+
+class Evictor {
+ public:
+  static constexpr uint32_t kMaxPipeline = 4;
+
+  // Borrows the group, which outlives its evictors. `sweeps` point to near memory.
+  Evictor(EvictorGroup& group, uint32_t list, std::array<Sweep*, kMaxPipeline> sweeps);
+  ~Evictor();
+
+  void Start();
+  // Returns when the thread has finished its sweeps and ended.
+  void Stop();
+  // Wakes the thread if it sleeps; a load when it does not. Context: signal.
+  void Wake() noexcept;
+
+ private:
+  void Run();
+  void SleepUntilNeeded();
+  // Sweeps until frames suffice, then drains the pipeline.
+  void Work();
+  bool BeginOne(uint32_t slot);
+  void FinishOne(uint32_t slot);
+
+  EvictorGroup& group_;
+  const uint32_t list_;
+  const std::array<Sweep*, kMaxPipeline> sweeps_;
+  // One for each zone in hand, from taking it off its list to returning it.
+  std::array<std::optional<Epoch::Guard>, kMaxPipeline> guards_;
+  CorePlacement placement_;
+  uint32_t fruitless_ = 0;  // Zones in a row that had no victim.
+  std::thread thread_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint32_t> sleeping_{0};  // 1 = asleep; a futex word.
+};
+
+}  // namespace spiritos

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// PageMover: Fill, Freeze, Drop and Thaw by the calls that this kernel has.
+//
+//   Fill    UFFDIO_COPY            no shootdown: the page was absent
+//   Freeze  UFFDIO_WRITEPROTECT    one shootdown
+//   Drop    process_madvise(MADV_DONTNEED) on many runs (Linux >= 6.13; one
+//           shootdown >= 6.16), else madvise(2) run by run, one each
+//   Thaw    UFFDIO_WRITEPROTECT    no shootdown: rights only grow
+//
+// Resumes after short counts, repeats what the kernel asks to repeat, and turns
+// every other errno into a MapResult. Both userfaultfd backends derive from it.
+#pragma once
+
+#include "libos/base/metrics.h"
+#include "libos/fault/fault_backend.h"
+#include "libos/fault/probe.h"
+#include "libos/fault/uffd.h"
+
+namespace spiritos {
+
+class PageMover : public FaultBackend {
+ public:
+  MapOutcome Fill(Vpn first, uint32_t count, const std::byte* bytes) noexcept final;
+  MapOutcome Freeze(PageRun run) noexcept final;
+  MapOutcome Thaw(PageRun run) noexcept final;
+  MapOutcome Drop(std::span<const PageRun> runs) noexcept final;
+  bool Present(Vpn vpn) noexcept final;
+  void Wake(Vpn vpn) noexcept final;
+  const FaultCaps& caps() const final { return caps_; }
+
+ protected:
+  // `wake`: threads wait in the kernel for what these calls do.
+  PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool wake);
+
+  Uffd uffd_;
+  FaultCaps caps_;
+
+ private:
+  // One page where a run was refused because it spans mappings.
+  MapOutcome FillSingly(Vpn first, uint32_t count, const std::byte* bytes) noexcept;
+  MapOutcome ProtectRun(PageRun run, bool protect) noexcept;
+  MapOutcome DropSingly(std::span<const PageRun> runs, uint32_t done) noexcept;
+  MapOutcome DropBatch(std::span<const PageRun> runs) noexcept;
+
+  Metrics& metrics_;
+  UniqueFd self_;  // pidfd of this process, for process_madvise.
+  const bool wake_;
+};
+
+}  // namespace spiritos

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// The SIGBUS handler and what it chains to.
+#include "libos/fault/signal_chain.h"
+
+#include <signal.h>
+
+#include <cerrno>
+#include <mutex>
+
+#include "libos/base/status.h"
+
+namespace spiritos {
+namespace {
+
+// Written under install_mutex before the handler is in place.
+struct sigaction previous_action;
+std::mutex install_mutex;
+int install_count = 0;
+
+// Runs what was there before us. For the default action the handler is reset:
+// the access faults again and ends the process as if we had never been.
+void Chain(int signal, siginfo_t* info, void* context) {
+  const bool asynchronous = info->si_code <= 0;  // Sent by kill(2) and the like.
+  if (previous_action.sa_handler == SIG_IGN && asynchronous) return;
+  if (previous_action.sa_handler == SIG_DFL || previous_action.sa_handler == SIG_IGN) {
+    struct sigaction fallback {};
+    fallback.sa_handler = SIG_DFL;
+    sigaction(signal, &fallback, nullptr);
+    if (asynchronous) raise(signal);
+    return;
+  }
+  // The mask that the previous handler asked for, on top of the interrupted one.
+  sigset_t mask = static_cast<ucontext_t*>(context)->uc_sigmask;
+  sigorset(&mask, &mask, &previous_action.sa_mask);
+  if ((previous_action.sa_flags & SA_NODEFER) == 0) sigaddset(&mask, signal);
+  sigset_t ours;
+  pthread_sigmask(SIG_SETMASK, &mask, &ours);
+  if ((previous_action.sa_flags & SA_SIGINFO) != 0) {
+    previous_action.sa_sigaction(signal, info, context);
+  } else {
+    previous_action.sa_handler(signal);
+  }
+  pthread_sigmask(SIG_SETMASK, &ours, nullptr);
+}
+
+void OnSigbus(int signal, siginfo_t* info, void* context) {
+  const int saved_errno = errno;
+  if (info->si_code == BUS_ADRERR) {
+    FaultOutcome outcome = FaultOutcome::kNotOurs;
+    {
+      RangeMap<FaultSink>& ranges = covered_ranges();
+      Epoch::Guard guard(ranges.epoch());
+      if (FaultSink* sink = ranges.Find(info->si_addr, guard)) {
+        outcome = sink->OnFault(Vpn::Of(info->si_addr), FaultKind::kUnknown);
+      }
+    }
+    if (outcome != FaultOutcome::kNotOurs) {
+      errno = saved_errno;
+      return;
+    }
+  }
+  Chain(signal, info, context);
+  errno = saved_errno;
+}
+
+}  // namespace
+
+RangeMap<FaultSink>& covered_ranges() {
+  // Never destroyed: a thread may fault while static destructors run.
+  static auto* const ranges = new RangeMap<FaultSink>(LockRank::kRegionTable);
+  return *ranges;
+}
+
+absl::Status SignalChain::Install() {
+  std::lock_guard lock(install_mutex);
+  if (install_count == 0) {
+    covered_ranges();  // Constructed outside the handler.
+    struct sigaction action {};
+    action.sa_sigaction = OnSigbus;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigfillset(&action.sa_mask);
+    for (const int synchronous : {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGABRT}) {
+      sigdelset(&action.sa_mask, synchronous);
+    }
+    if (sigaction(SIGBUS, &action, &previous_action) != 0) {
+      return ErrnoStatus(errno, "sigaction(SIGBUS)");
+    }
+  }
+  ++install_count;
+  return absl::OkStatus();
+}
+
+void SignalChain::Uninstall() {
+  std::lock_guard lock(install_mutex);
+  if (--install_count != 0) return;
+  struct sigaction current;
+  if (sigaction(SIGBUS, nullptr, &current) != 0) return;
+  if (current.sa_sigaction == OnSigbus) sigaction(SIGBUS, &previous_action, nullptr);
+}
+
+}  // namespace spiritos

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Zone: the books of 4 MiB of address space, 1024 pages: a leaf of the page table.
+//
+// 28 bytes a page (word, hash, version) and a head of a few cache lines, carved
+// from the pinned arena on the zone's first touch. Words are dense, because
+// sweeps walk them.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "libos/base/check.h"
+#include "libos/base/intrusive_list.h"
+#include "libos/base/units.h"
+#include "libos/mem/page_hash.h"
+#include "libos/mem/page_word.h"
+#include "libos/mem/zone_word.h"
+
+namespace spiritos {
+
+class Region;
+
+struct Zone : ListLink {
+  // Constant between Init() and the region's end.
+  Region* region = nullptr;
+  Vpn first;           // Aligned to kZonePages.
+  uint32_t list = 0;   // Which evictor's list it belongs on.
+
+  AtomicZoneWord word;
+
+  // Where the next part of an unfinished inline sweep begins. Owned by whoever
+  // took the zone off its list.
+  uint32_t cursor = 0;
+
+  // Owned by whoever the page's word says: the claimer of Loading, or the sweep
+  // while Leaving or Zapping.
+  std::array<PageHash, kZonePages> hashes;
+  // Rises by one at every posted write and is never reused.
+  std::array<uint32_t, kZonePages> versions;
+
+  alignas(kCacheLine) std::array<AtomicPageWord, kZonePages> pages;
+
+  Vpn vpn(uint32_t index) const { return first + PageCount(index); }
+  static uint32_t IndexOf(Vpn vpn) { return static_cast<uint32_t>(vpn.raw()) & (kZonePages - 1); }
+};
+
+}  // namespace spiritos

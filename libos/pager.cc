@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serving faults: loading, rescuing, waiting, pinning.
+#include "libos/pager.h"
+
+#include <algorithm>
+
+#include "libos/base/check.h"
+#include "libos/base/clock.h"
+#include "libos/base/failpoint.h"
+
+namespace spiritos {
+namespace {
+
+// A page that comes back within a quarter of a turnover of the budget is hotter
+// than its place among the others says.
+constexpr uint16_t kSoonTicks = 32;
+
+// Faults in a row of one thread on one resident page: after so many the page is
+// un-protected without a reason, and after so many it is asked for by a Fill.
+constexpr uint32_t kRepeatsToThaw = 2;
+constexpr uint32_t kRepeatsToFill = 4;
+
+struct RepeatedFault {
+  uint64_t vpn = 0;
+  uint32_t times = 0;
+};
+// Initial-exec, so that a handler's first use does not allocate.
+[[gnu::tls_model("initial-exec")]] thread_local RepeatedFault repeated;
+
+uint32_t CreditFor(uint32_t hot) { return (1u << hot) - 1; }
+
+bool IsAbsent(PageState state) {
+  return state == PageState::kEmpty || state == PageState::kRemote ||
+         state == PageState::kStandby;
+}
+
+}  // namespace
+
+Pager::Pager(const PagerParts& parts, const PrefetchOptions& options)
+    : parts_(parts), options_(options), ns_per_tick_(NsPerTick()) {}
+
+absl::Status Pager::Attach(FaultBackend& fault, EvictorGroup& evictors) {
+  fault_ = &fault;
+  evictors_ = &evictors;
+  zeroes_ = static_cast<const std::byte*>(
+      parts_.arena.Allocate(std::max(1u, options_.fault_around) * kPageSize, kPageSize));
+  fault_times_ = parts_.arena.NewArray<AtomicHistogram>(CoreCount());
+  if (zeroes_ == nullptr || fault_times_ == nullptr) {
+    return absl::ResourceExhaustedError("no memory for the pager's buffers");
+  }
+  return absl::OkStatus();
+}
+
+FaultOutcome Pager::OnFault(Vpn vpn, FaultKind kind) noexcept {
+  const uint64_t begin = Tsc();
+  Epoch::Guard guard(parts_.regions.epoch());
+  Region* const region = parts_.regions.Find(vpn.address(), guard);
+  if (region == nullptr) return FaultOutcome::kNotOurs;
+  Zone* const zone = region->FindOrMakeZone(vpn, parts_.zone_pool);
+  SPIRITOS_CHECK(zone != nullptr, "no near memory for the books of the zone at {:#x}", vpn.raw());
+  parts_.metrics.Add(Metric::kFaults);
+  const FaultOutcome outcome = Serve(*zone, Zone::IndexOf(vpn), kind);
+  fault_times_[CurrentCore()].Add(
+      static_cast<uint64_t>(static_cast<double>(Tsc() - begin) * ns_per_tick_));
+  return outcome;
+}
+
+FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
+  while (true) {
+    const PageWord word = zone.pages[index].Load();
+    switch (word.state()) {
+      case PageState::kEmpty:
+      case PageState::kRemote:
+      case PageState::kStandby:
+        if (Load(zone, index, word)) return FaultOutcome::kMapped;
+        break;
+      case PageState::kLoading:
+      case PageState::kThawing:
+      case PageState::kZapping:
+        parts_.metrics.Add(Metric::kFaultWaits);
+        WaitForPage(zone, index, [state = word.state()](PageWord now) {
+          return now.state() != state;
+        });
+        break;
+      case PageState::kResident:
+        return ResolveResident(zone, index, word, kind);
+      case PageState::kLeaving:
+        if (Thaw(zone, index, word)) {
+          parts_.metrics.Add(Metric::kRescues);
+          if (word.write_in_flight()) parts_.metrics.Add(Metric::kRescuesInFlight);
+          return FaultOutcome::kMapped;
+        }
+        break;
+      case PageState::kHole:
+        return FaultOutcome::kNotOurs;
+    }
+  }
+}
+
+template <typename Done>
+void Pager::WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept {
+  // Zapping pages change in bulk, and who changes them wakes the zone.
+  AtomicPageWord& page = zone.pages[index];
+  const void* const key = page.Load().state() == PageState::kZapping
+                              ? static_cast<const void*>(&zone.word)
+                              : static_cast<const void*>(&page);
+  parts_.parker.Wait(key, [&] { return done(page.Load()); });
+}
+
+void Pager::WaitForGate(Zone& zone) noexcept {
+  parts_.parker.Wait(&zone.word, [&] { return !zone.word.Load().gate_closed(); });
+}
+
+bool Pager::Load(Zone& zone, uint32_t index, PageWord word) noexcept {
+  evictors_->TakeFrame();
+  PageWord before = word;
+  if (!zone.pages[index].Take(before, before.ToLoading())) {
+    parts_.cache.Give(1);
+    return false;
+  }
+  if (zone.word.Load().gate_closed()) [[unlikely]] {
+    Unclaim(zone, index, before);
+    parts_.cache.Give(1);
+    WaitForGate(zone);
+    return false;
+  }
+  parts_.zones.NoteFill(zone);
+  if (before.state() == PageState::kEmpty || before.zero()) {
+    LoadZeroes(zone, index, before);
+  } else {
+    LoadFromPool(zone, index, before);
+  }
+  return true;
+}
+
+void Pager::Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept {
+  zone.pages[index].Publish(before);
+  parts_.parker.Unpark(&zone.pages[index]);
+}
+
+uint32_t Pager::ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most) noexcept {
+  const uint32_t limit = std::min(most, kZonePages - index);
+  if (limit <= 1) return 1;
+  const int64_t frames =
+      parts_.cache.TryTakeMore(limit - 1, parts_.frames.watermarks().low);
+  uint32_t count = 1;
+  while (count <= frames) {
+    PageWord word = zone.pages[index + count].Load();
+    if (word.state() != state || !zone.pages[index + count].Take(word, word.ToLoading())) break;
+    ++count;
+  }
+  // The look at the gate that each claim owes: one for all, after the last.
+  if (count > 1 && zone.word.Load().gate_closed()) {
+    for (uint32_t i = 1; i < count; ++i) {
+      const PageWord loading = zone.pages[index + i].Load();
+      Unclaim(zone, index + i,
+              state == PageState::kEmpty ? loading.ToEmpty() : loading.ZappedToRemote(loading.age()));
+    }
+    count = 1;
+  }
+  const int64_t unused = frames - (count - 1);
+  if (unused > 0) parts_.cache.Give(unused);
+  return count;
+}
+
+void Pager::LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept {
+  uint32_t count = 1;
+  if (word.state() == PageState::kEmpty) {
+    parts_.metrics.Add(Metric::kFirstTouches);
+    // A page next to a touched one is likely the next of many; a lone one may be
+    // lone on purpose.
+    const bool follows = index != 0 && zone.pages[index - 1].Load().state() != PageState::kEmpty;
+    const uint32_t most = follows ? options_.fault_around : options_.fault_around / 4;
+    count = ExtendRun(zone, index, PageState::kEmpty, most);
+    if (count > 1) parts_.metrics.Add(Metric::kFaultAroundPages, count - 1);
+  } else {
+    parts_.metrics.Add(Metric::kZeroFetches);
+  }
+  PublishRun(zone, index, count, fault_->Fill(zone.vpn(index), count, zeroes_));
+}
+
+bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept {
+  if (parts_.hasher.Hash(bytes) == zone.hashes[index]) [[likely]] return true;
+  parts_.metrics.Add(Metric::kCorruptPages);
+  return false;
+}
+
+void Pager::LoadFromPool(Zone& zone, uint32_t index, PageWord word) noexcept {
+  const Vpn vpn = zone.vpn(index);
+  SPIRITOS_CHECK(word.slot_valid(), "page {:#x} is remote without a valid slot (word {:#x})",
+                 vpn.raw(), word.raw());
+  parts_.metrics.Add(Metric::kFetches);
+  std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(vpn));
+  SPIRITOS_CHECK(bytes != nullptr, "page {:#x}: this pool is not addressable", vpn.raw());
+  SPIRITOS_CHECK(Verify(zone, index, bytes),
+                 "page {:#x} came back from the pool with other bytes than were sent: the pool's "
+                 "memory is corrupt and no other copy exists",
+                 vpn.raw());
+  parts_.metrics.Add(Metric::kFetchedPages);
+  PublishRun(zone, index, 1, fault_->Fill(vpn, 1, bytes));
+}
+
+PageWord Pager::ResidentWord(PageWord loading) const noexcept {
+  const uint16_t now = parts_.frames.now();
+  uint32_t hot = loading.hot();
+  if (loading.slot_valid() || loading.zero()) {  // It was away: how long?
+    const bool soon = static_cast<uint16_t>(now - loading.age()) < kSoonTicks;
+    hot = soon ? std::min(hot + 1, PageWord::kMaxHot) : hot - (hot != 0);
+  }
+  return loading.LoadedToResident(now, hot, CreditFor(hot));
+}
+
+void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
+                       const MapOutcome& outcome) noexcept {
+  uint32_t done = outcome.result == MapResult::kOk ? count : outcome.done;
+  for (uint32_t i = 0; i < done; ++i) {
+    AtomicPageWord& page = zone.pages[index + i];
+    page.Publish(ResidentWord(page.Load()));
+    parts_.parker.Unpark(&page);
+  }
+  parts_.metrics.Add(Metric::kFilledPages, done);
+  if (outcome.result == MapResult::kOk) [[likely]] return;
+
+  SPIRITOS_CHECK(outcome.result != MapResult::kNoMemory,
+                 "the kernel has no memory for page {:#x}: the budget of {} pages does not fit the "
+                 "memory cgroup or the machine; lower SPIRITOS_BUDGET",
+                 zone.vpn(index + done).raw(), parts_.frames.budget().raw());
+  SPIRITOS_CHECK(outcome.result != MapResult::kFailed, "filling page {:#x} failed with errno {}",
+                 zone.vpn(index + done).raw(), outcome.error);
+  if (outcome.result == MapResult::kPresent) {
+    // Somebody mapped it behind our back: its bytes stand, no slot has them, and
+    // its frame is the one that was taken for it.
+    AtomicPageWord& page = zone.pages[index + done];
+    page.Publish(ResidentWord(page.Load()).WithSlotValid(false));
+    parts_.parker.Unpark(&page);
+    static_cast<void>(fault_->Thaw({zone.vpn(index + done), 1}));
+    ++done;
+  }
+  // The rest was not filled: absent as before, its frames are free again.
+  for (uint32_t i = done; i < count; ++i) {
+    const PageWord loading = zone.pages[index + i].Load();
+    const bool has_bytes = loading.slot_valid() || loading.zero();
+    Unclaim(zone, index + i,
+            has_bytes ? loading.ZappedToRemote(loading.age()) : loading.ToEmpty());
+  }
+  if (done < count) parts_.cache.Give(count - done);
+}
+
+bool Pager::Thaw(Zone& zone, uint32_t index, PageWord word) noexcept {
+  AtomicPageWord& page = zone.pages[index];
+  if (!page.Take(word, word.ToThawing())) return false;
+  SPIRITOS_PAUSE_POINT(kRescueClaimed);
+  const uint16_t now = parts_.frames.now();
+  const uint32_t hot = std::min(word.hot() + 1, PageWord::kMaxHot);
+  const auto publish = [&] {
+    // The end of a write may clear its flag meanwhile: hence a loop.
+    PageWord thawing = page.Load();
+    while (!page.Take(thawing, thawing.ThawedToResident(now, hot, CreditFor(hot)))) {
+    }
+    parts_.parker.Unpark(&page);
+  };
+  if (SPIRITOS_PLANTED(kUnprotectAfterResident)) publish();
+  const MapOutcome outcome = fault_->Thaw({zone.vpn(index), 1});
+  SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
+                 "un-protecting page {:#x} failed with errno {}", zone.vpn(index).raw(),
+                 outcome.error);
+  if (!SPIRITOS_PLANTED(kUnprotectAfterResident)) publish();
+  return true;
+}
+
+FaultOutcome Pager::ResolveResident(Zone& zone, uint32_t index, PageWord word,
+                                    FaultKind kind) noexcept {
+  const Vpn vpn = zone.vpn(index);
+  repeated.times = repeated.vpn == vpn.raw() ? repeated.times + 1 : 0;
+  repeated.vpn = vpn.raw();
+  const bool frozen = zone.word.Load().swept() || kind == FaultKind::kWriteProtect;
+  if (repeated.times >= kRepeatsToFill && kind != FaultKind::kWriteProtect) {
+    PageWord claimed = word;
+    if (!zone.pages[index].Take(claimed, claimed.ToThawing())) return FaultOutcome::kRetry;
+    const MapOutcome filled = fault_->Fill(vpn, 1, zeroes_);
+    if (filled.result == MapResult::kOk) parts_.metrics.Add(Metric::kLostPages);
+    static_cast<void>(fault_->Thaw({vpn, 1}));
+    PageWord thawing = zone.pages[index].Load();
+    while (!zone.pages[index].Take(
+        thawing, thawing.ThawedToResident(parts_.frames.now(), word.hot(), word.credit()))) {
+    }
+    parts_.parker.Unpark(&zone.pages[index]);
+    return FaultOutcome::kMapped;
+  }
+  if (!frozen && repeated.times < kRepeatsToThaw) {
+    parts_.metrics.Add(Metric::kSpuriousFaults);
+    return FaultOutcome::kRetry;
+  }
+  if (!Thaw(zone, index, word)) return FaultOutcome::kRetry;
+  parts_.metrics.Add(Metric::kUnfreezes);
+  return FaultOutcome::kMapped;
+}
+
+uint32_t Pager::BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept {
+  uint32_t brought = 0;
+  for (uint32_t i = index; i < index + count; ++i) {
+    if (parts_.frames.level() < parts_.frames.watermarks().low) break;
+    if (!IsAbsent(zone.pages[i].Load().state())) continue;
+    Touch(zone, i);
+    ++brought;
+  }
+  return brought;
+}
+
+bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  for (uint32_t i = begin; i < end; ++i) {
+    AtomicPageWord& page = zone.pages[i];
+    while (true) {
+      PageWord word = page.Load();
+      if (word.state() != PageState::kResident) {
+        if (Serve(zone, i, FaultKind::kUnknown) != FaultOutcome::kNotOurs) continue;
+        UnpinWords(zone, begin, i);
+        return false;
+      }
+      if (page.Take(word, word.Pinned())) break;
+    }
+  }
+  // After the pages: see ZoneWord. The answer says whether a sweep may have
+  // protected them.
+  if (!zone.word.AddPins(end - begin).swept()) return true;
+  parts_.parker.Wait(&zone.word,
+                     [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
+  // Pinned pages are no victims, so no claim is needed to un-protect them.
+  const MapOutcome outcome = fault_->Thaw({zone.vpn(begin), end - begin});
+  SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
+                 "un-protecting {} pinned pages at {:#x} failed with errno {}", end - begin,
+                 zone.vpn(begin).raw(), outcome.error);
+  return true;
+}
+
+void Pager::UnpinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  zone.word.RemovePins(end - begin);
+  UnpinWords(zone, begin, end);
+}
+
+void Pager::UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  for (uint32_t i = begin; i < end; ++i) {
+    AtomicPageWord& page = zone.pages[i];
+    PageWord word = page.Load();
+    do {
+      SPIRITOS_CHECK(word.pins() != 0 && (word.state() == PageState::kResident ||
+                                          word.state() == PageState::kThawing),
+                     "page {:#x} is unpinned but not pinned (word {:#x})", zone.vpn(i).raw(),
+                     word.raw());
+    } while (!page.Take(word, word.Unpinned()));
+  }
+}
+
+void Pager::EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  while (!zone.word.TryEnter(ZoneStage::kExclusive)) {
+    parts_.parker.Wait(&zone.word,
+                       [&] { return zone.word.Load().stage() == ZoneStage::kIdle; });
+  }
+  // No sweep is on, so nothing leaves and no write is in flight; claims made
+  // before the gate closed run out.
+  for (uint32_t i = begin; i < end; ++i) {
+    WaitForPage(zone, i, [](PageWord word) {
+      return word.state() != PageState::kLoading && word.state() != PageState::kThawing;
+    });
+  }
+}
+
+void Pager::LeaveExclusive(Zone& zone) noexcept {
+  zone.word.Advance(ZoneStage::kExclusive, ZoneStage::kIdle);
+  parts_.parker.Unpark(&zone.word);
+}
+
+void Pager::AddFaultTimes(Histogram& total) const {
+  for (uint32_t core = 0; core < CoreCount(); ++core) fault_times_[core].AddTo(total);
+}
+
+}  // namespace spiritos

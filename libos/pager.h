@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pager: the fault path; the only file that sees every mechanism.
+//
+//   find region and zone -> take a free frame -> claim the page (Loading) -> look
+//   at the zone's gate -> fetch and verify (or zeroes) -> Fill -> publish Resident
+//
+// The frame comes before the claim, so that nobody who waits for a frame holds a
+// page that a range call waits for. One thread fetches a page; others that fault
+// on it meanwhile wait for its word to change.
+//
+// Stores into frozen pages end here too: the page is taken back (rescue) by
+// claiming Thawing, un-protecting it, and only then publishing Resident.
+//
+// Context: signal, all of it but Pin()/Unpin() (any).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "libos/base/histogram.h"
+#include "libos/base/metrics.h"
+#include "libos/base/parker.h"
+#include "libos/base/pinned_arena.h"
+#include "libos/base/range_map.h"
+#include "libos/evict/evictor_group.h"
+#include "libos/fault/fault_backend.h"
+#include "libos/mem/free_frame_cache.h"
+#include "libos/mem/page_hash.h"
+#include "libos/mem/region.h"
+#include "libos/mem/zone.h"
+#include "libos/mem/zone_lists.h"
+#include "libos/remote/remote_backend.h"
+
+namespace spiritos {
+
+// What the pager works with: all borrowed from the space, but for the fault
+// backend, which reports to the pager and so is made after it.
+struct PagerParts {
+  RangeMap<Region>& regions;
+  PinnedArena& arena;
+  ZonePool& zone_pool;
+  RemoteBackend& remote;
+  FreeFramePool& frames;
+  FreeFrameCache& cache;
+  ZoneLists& zones;
+  Parker& parker;
+  const PageHasher& hasher;
+  Metrics& metrics;
+};
+
+class Pager final : public FaultSink {
+ public:
+  Pager(const PagerParts& parts, const PrefetchOptions& options);
+
+  // Before the first region. `fault` and `evictors` outlive the last fault.
+  absl::Status Attach(FaultBackend& fault, EvictorGroup& evictors);
+
+  FaultOutcome OnFault(Vpn vpn, FaultKind kind) noexcept override;
+
+  // Brings the page in, as a load would.
+  void Touch(Zone& zone, uint32_t index) noexcept { Serve(zone, index, FaultKind::kMissing); }
+  // Brings `count` pages from `index` in while frames are plentiful; stops at the
+  // first that would have to wait. The pages it brought.
+  uint32_t BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept;
+
+  // Makes pages [begin, end) of the zone resident and writable and keeps them so.
+  // False, with nothing pinned, when one of them is out of reach (PROT_NONE).
+  [[nodiscard]] bool PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+  void UnpinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+
+  // Range calls: owns the zone, with nothing in motion on pages [begin, end).
+  void EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+  void LeaveExclusive(Zone& zone) noexcept;
+
+  void AddFaultTimes(Histogram& total) const;
+
+ private:
+  FaultOutcome Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept;
+  // Loads an absent page; false when the claim was lost or the gate closed, and
+  // the word must be looked at again.
+  bool Load(Zone& zone, uint32_t index, PageWord word) noexcept;
+  void LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept;
+  void LoadFromPool(Zone& zone, uint32_t index, PageWord word) noexcept;
+
+  // Claims pages after `index` that are like it, for one Fill; the run's length,
+  // the first included. Frames for all but the first are taken here.
+  uint32_t ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most) noexcept;
+  // Ends the claims of a run as `outcome` says.
+  void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome) noexcept;
+  PageWord ResidentWord(PageWord loading) const noexcept;
+  void Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept;
+  bool Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept;
+
+  // Leaving or frozen Resident -> Thawing -> un-protected -> Resident.
+  bool Thaw(Zone& zone, uint32_t index, PageWord word) noexcept;
+  // A fault on a resident page that nothing explains: un-protects it, and where
+  // it comes again finds out whether the page was discarded by somebody else.
+  FaultOutcome ResolveResident(Zone& zone, uint32_t index, PageWord word,
+                               FaultKind kind) noexcept;
+  static void UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+  template <typename Done>
+  void WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept;
+  void WaitForGate(Zone& zone) noexcept;
+
+  const PagerParts parts_;
+  const PrefetchOptions options_;
+  FaultBackend* fault_ = nullptr;
+  EvictorGroup* evictors_ = nullptr;
+  const std::byte* zeroes_ = nullptr;  // options_.fault_around pages.
+  AtomicHistogram* fault_times_ = nullptr;  // One per core.
+  double ns_per_tick_ = 1;
+};
+
+}  // namespace spiritos

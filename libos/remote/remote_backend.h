@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// RemoteBackend: where evicted pages' bytes are; slots by runs, on lanes.
+//
+// Slots come in slabs of 64 MiB that are placed when first needed. A request
+// moves a run of pages between consecutive slots and consecutive near (or
+// frozen) memory. Lanes keep apart what must not queue behind each other: demand
+// reads, read-ahead, write-backs.
+//
+// A backend whose slots are memory of this process says so by Direct(): then
+// readers and writers use the bytes in place and nothing is ever in flight.
+//
+// All calls but Create-like setup are `signal` context. A request belongs to the
+// caller and stays where it is until its status is final.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "libos/base/options.h"
+#include "libos/base/units.h"
+
+namespace spiritos {
+
+enum class Lane : uint8_t { kDemand, kPrefetch, kWriteBack };
+inline constexpr size_t kLanes = 3;
+
+enum class IoOp : uint8_t { kRead, kWrite };
+
+enum class IoStatus : uint32_t {
+  kIdle,
+  kPending,
+  kDone,
+  kFailed,  // `error` of the request says why; the slots' contents are unknown
+            // after a failed write.
+};
+
+enum class IoResult : uint8_t {
+  kOk,
+  kBusy,       // The lane's window is full: poll, then try again.
+  kNoSpace,    // The pool cannot place another slab.
+};
+
+struct IoRequest {
+  IoOp op = IoOp::kRead;
+  Lane lane = Lane::kDemand;
+  SlotId first;
+  uint32_t pages = 0;
+  std::byte* memory = nullptr;  // pages * 4096 bytes; written by reads only.
+  int error = 0;                // errno, when kFailed.
+
+  std::atomic<IoStatus> status{IoStatus::kIdle};
+  IoRequest* next = nullptr;    // The backend's, while pending.
+  uint64_t due_ns = 0;          // The shaper's, while pending.
+
+  bool final() const noexcept {
+    const IoStatus s = status.load(std::memory_order_acquire);
+    return s == IoStatus::kDone || s == IoStatus::kFailed;
+  }
+  // Release: publishes the bytes read and `error`. Pairs with the acquire above.
+  void Finish(int with_error) noexcept {
+    error = with_error;
+    status.store(with_error == 0 ? IoStatus::kDone : IoStatus::kFailed,
+                 std::memory_order_release);
+  }
+};
+
+class RemoteBackend {
+ public:
+  virtual ~RemoteBackend() = default;
+
+  // Places a slab: its first slot. kNoSpace leaves nothing behind.
+  virtual IoResult PlaceSlab(SlotId* first) noexcept = 0;
+  // Gives a slab back. REQUIRES: no request on it is pending.
+  virtual void ReleaseSlab(SlotId first) noexcept = 0;
+
+  // The slot's 4096 bytes, followed by those of the rest of its slab; null where
+  // slots are not memory of this process.
+  virtual std::byte* Direct(SlotId slot) noexcept = 0;
+
+  // Starts `request`. Unless kOk nothing was started.
+  [[nodiscard]] virtual IoResult Submit(IoRequest& request) noexcept = 0;
+  // Finishes what has completed on a lane; true if anything had. Any thread may
+  // poll for any other.
+  virtual bool Poll(Lane lane) noexcept = 0;
+  // Blocks until `request` is final, polling its lane meanwhile: spins no longer
+  // than a wake-up costs, then sleeps.
+  virtual void Wait(IoRequest& request) noexcept = 0;
+
+  // The slots' bytes are not needed any more; their memory may be reused. Best
+  // effort: reading them afterwards gives anything.
+  virtual void Forget(SlotId first, uint32_t pages) noexcept = 0;
+
+  // Bytes that slabs may take in all; 0 = not known beforehand.
+  virtual Bytes capacity() const = 0;
+  virtual std::string description() const = 0;
+};
+
+}  // namespace spiritos

@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: Apache-2.0
+// Builds, owns, connects and stops everything below the public object.
+#include "libos/space.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "libos/base/check.h"
+#include "libos/base/mapping.h"
+#include "libos/base/status.h"
+#include "libos/options_env.h"
+#include "libos/space_impl.h"
+
+namespace spiritos {
+namespace {
+
+absl::Status CheckPages(AddressRange range) {
+  const bool aligned = reinterpret_cast<uintptr_t>(range.begin) % kPageSize == 0 &&
+                       range.size.raw() % kPageSize == 0;
+  if (!aligned || range.size.raw() == 0) {
+    return InvalidArgument("range {} + {} does not consist of whole pages",
+                           static_cast<void*>(range.begin), range.size.raw());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Space::Impl::Impl(const Options& options, std::unique_ptr<RemoteBackend> remote)
+    : options_(options),
+      remote_(std::move(remote)),
+      frames_(PagesFor(options.budget)),
+      cache_(frames_),
+      zone_pool_(arena_),
+      pager_({regions_, arena_, zone_pool_, *remote_, frames_, cache_, zones_, parker_, hasher_,
+              metrics_},
+             options.prefetch) {}
+
+absl::Status Space::Impl::Start() {
+  KernelCalls calls = ProbeKernel();
+  if (options_.fault.oldest_calls) calls = OldestCalls(calls);
+  const bool sigbus = options_.fault.mode != FaultMode::kThread;
+  if (!sigbus) {
+    return absl::UnimplementedError("fault mode thread is not built (SPIRITOS_FAULT_MODE)");
+  }
+  SPIRITOS_RETURN_IF_ERROR(calls.sigbus_mode);
+  SPIRITOS_ASSIGN_OR_RETURN(fault_, UffdSigbus::Create(calls, pager_, metrics_));
+  // Waiting by spinning for longer than a wake-up costs never pays; on one CPU
+  // spinning only delays whom one waits for.
+  parker_.set_spins(UsableCores() > 1 ? 400 : 0);
+  const EvictContext context{*fault_, *remote_, frames_, zones_, parker_, hasher_, metrics_,
+                             regions_.epoch()};
+  evictors_ = std::make_unique<EvictorGroup>(context, cache_, options_.evict, stalls_);
+  SPIRITOS_RETURN_IF_ERROR(pager_.Attach(*fault_, *evictors_));
+  SPIRITOS_RETURN_IF_ERROR(evictors_->Start(arena_));
+  description_ = fmt::format("{}faults: {}\npool: {}\npage hash: {} lanes\nbudget: {} pages\n",
+                             calls.ToText(), sigbus ? "sigbus" : "thread", remote_->description(),
+                             hasher_.lanes(), frames_.budget().raw());
+  return absl::OkStatus();
+}
+
+Space::Impl::~Impl() {
+  if (evictors_ != nullptr) evictors_->Stop();
+  while (!owned_.empty()) {
+    const AddressRange range = owned_.back()->range();
+    if (absl::Status status = Unmap(range); !status.ok()) {
+      // Pinned pages of a space that ends: their owner is wrong, not the space.
+      SPIRITOS_CHECK(false, "the space ends while a region is in use: {}", status.ToString());
+    }
+  }
+}
+
+absl::StatusOr<AddressRange> Space::Impl::CreateRegion(Bytes size) {
+  LockGuard guard(mutex_);
+  return CreateRegionLocked(size, {}, 0);
+}
+
+absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
+    Bytes size, std::vector<std::shared_ptr<Slab>> slabs, uint32_t first_page) {
+  if (size.raw() == 0 || size.raw() > (uint64_t{1} << 46)) {
+    return InvalidArgument("a region of {} bytes: from 1 byte to 64 TiB are possible", size.raw());
+  }
+  const Bytes rounded((size.raw() + kZoneSize - 1) / kZoneSize * kZoneSize);
+  const uint64_t wanted_slabs =
+      (first_page + static_cast<uint64_t>(PagesFor(rounded).raw()) + kSlabPages - 1) / kSlabPages;
+  const uint64_t new_slabs = wanted_slabs - std::min<uint64_t>(wanted_slabs, slabs.size());
+  const uint64_t capacity = remote_->capacity().raw() / kSlabSize;
+  if (capacity != 0 && reserved_slabs_ + new_slabs > capacity) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "a region of {} bytes needs {} slabs of 64 MiB, the pool has {} of {} left "
+        "(SPIRITOS_POOL_SIZE)",
+        rounded.raw(), new_slabs, capacity - reserved_slabs_, capacity));
+  }
+  SPIRITOS_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Anonymous(rounded, kZoneSize, "region"));
+  // Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
+  madvise(mapping.data(), rounded.raw(), MADV_NOHUGEPAGE);
+  if (madvise(mapping.data(), rounded.raw(), MADV_DONTFORK) != 0) {
+    return ErrnoStatus(errno, "madvise(MADV_DONTFORK) on a new region");
+  }
+  while (slabs.size() < wanted_slabs) slabs.push_back(std::make_shared<Slab>());
+  auto region = std::make_unique<Region>(mapping.range(), std::move(slabs), first_page,
+                                         kZoneListCount);
+  regions_.Insert(region->range(), region.get());
+  if (absl::Status status = fault_->Cover(region->range()); !status.ok()) {
+    regions_.Erase(region->range());
+    return status;
+  }
+  reserved_slabs_ += new_slabs;
+  far_pages_ += region->pages().raw();
+  owned_.push_back(std::move(region));
+  return mapping.Release();
+}
+
+template <typename Visit>
+absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
+  SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
+  std::byte* at = range.begin;
+  while (at < range.end()) {
+    Region* region = nullptr;
+    {
+      Epoch::Guard guard(regions_.epoch());
+      region = regions_.Find(at, guard);  // Stays: callers hold mutex_ or a guard.
+    }
+    if (region == nullptr) {
+      return InvalidArgument("address {} is not in a region of this space",
+                             static_cast<void*>(at));
+    }
+    const uintptr_t zone_end = (reinterpret_cast<uintptr_t>(at) / kZoneSize + 1) * kZoneSize;
+    const uintptr_t end = std::min(
+        {zone_end, reinterpret_cast<uintptr_t>(range.end()),
+         reinterpret_cast<uintptr_t>(region->range().end())});
+    const uint32_t first = Zone::IndexOf(Vpn::Of(at));
+    const auto pages = static_cast<uint32_t>((end - reinterpret_cast<uintptr_t>(at)) / kPageSize);
+    SPIRITOS_RETURN_IF_ERROR(visit(*region, Vpn::Of(at), first, first + pages));
+    at = reinterpret_cast<std::byte*>(end);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord)) {
+  pager_.EnterExclusive(zone, begin, end);
+  uint32_t resident = 0;
+  uint32_t with_bytes_begin = end;
+  uint32_t with_bytes_end = begin;
+  for (uint32_t i = begin; i < end; ++i) {
+    resident += zone.pages[i].Load().state() == PageState::kResident;
+    if (zone.versions[i] != 0) {  // Its slot was written.
+      with_bytes_begin = std::min(with_bytes_begin, i);
+      with_bytes_end = i + 1;
+    }
+  }
+  if (resident != 0) {
+    const PageRun run{zone.vpn(begin), end - begin};
+    const MapOutcome outcome = fault_->Drop({&run, 1});
+    if (outcome.result != MapResult::kOk) {
+      pager_.LeaveExclusive(zone);
+      return ErrnoStatus(outcome.error, "madvise(MADV_DONTNEED) on a region");
+    }
+  }
+  for (uint32_t i = begin; i < end; ++i) {
+    zone.pages[i].Publish(to(zone.pages[i].Load()));
+    zone.versions[i] = 0;
+  }
+  metrics_.Add(Metric::kDiscardedPages, resident);
+  pager_.LeaveExclusive(zone);
+  if (resident != 0) frames_.Give(resident);
+  // Whoever writes these slots again does so after its own first touch.
+  if (with_bytes_begin < with_bytes_end) {
+    Slab& slab = zone.region->SlabOf(zone.vpn(with_bytes_begin));
+    const uint32_t in_slab = zone.region->IndexInSlab(zone.vpn(with_bytes_begin));
+    const uint32_t count = std::min(with_bytes_end - with_bytes_begin, kSlabPages - in_slab);
+    if (slab.placed()) {
+      remote_->Forget(zone.region->SlotOf(zone.vpn(with_bytes_begin)), count);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Space::Impl::Discard(AddressRange range) {
+  LockGuard guard(mutex_);
+  SPIRITOS_RETURN_IF_ERROR(CheckUnpinned(range));
+  return ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+    Zone* zone = region.FindZone(vpn);
+    if (zone == nullptr) return absl::OkStatus();
+    return EmptyPages(*zone, begin, end, [](PageWord word) {
+      return word.state() == PageState::kHole ? word : word.ToEmpty();
+    });
+  });
+}
+
+absl::Status Space::Impl::Unmap(AddressRange range) {
+  LockGuard guard(mutex_);
+  return UnmapLocked(range);
+}
+
+absl::Status Space::Impl::CheckUnpinned(AddressRange range) {
+  return ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+    const Zone* zone = region.FindZone(vpn);
+    if (zone == nullptr || zone->word.Load().pins() == 0) return absl::OkStatus();
+    for (uint32_t i = begin; i < end; ++i) {
+      const PageWord word = zone->pages[i].Load();
+      const bool counts_pins =
+          word.state() == PageState::kResident || word.state() == PageState::kThawing;
+      if (!counts_pins || word.pins() == 0) continue;
+      return absl::FailedPreconditionError(
+          fmt::format("page {} is pinned: Unpin() it first",
+                      static_cast<void*>(zone->vpn(i).address())));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Space::Impl::UnmapLocked(AddressRange range) {
+  SPIRITOS_RETURN_IF_ERROR(CheckUnpinned(range));
+  // Pages first: from here on nothing of the range can be filled. A zone that is
+  // only touched in part is needed to say so of its other part's neighbours.
+  SPIRITOS_RETURN_IF_ERROR(
+      ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+        Zone* zone = region.FindZone(vpn);
+        if (zone == nullptr && end - begin < kZonePages) {
+          zone = region.FindOrMakeZone(vpn, zone_pool_);
+          if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
+        }
+        if (zone != nullptr) {
+          SPIRITOS_RETURN_IF_ERROR(
+              EmptyPages(*zone, begin, end, [](PageWord) { return PageWord().ToHole(); }));
+        }
+        region.mapped_pages -= end - begin;
+        return absl::OkStatus();
+      }));
+  fault_->Uncover(range);
+  regions_.Erase(range);
+  munmap(range.begin, range.size.raw());
+  far_pages_ -= PagesFor(range.size).raw();
+  for (size_t i = 0; i < owned_.size();) {
+    if (owned_[i]->mapped_pages != 0) {
+      ++i;
+      continue;
+    }
+    const std::unique_ptr<Region> region = std::move(owned_[i]);
+    owned_[i] = std::move(owned_.back());
+    owned_.pop_back();
+    Retire(*region);
+  }
+  return absl::OkStatus();
+}
+
+void Space::Impl::Retire(Region& region) {
+  // Zones leave their lists; one in an evictor's hands is given back or let go
+  // by the evictor, which finds nothing in it.
+  for (size_t z = 0; z < region.zone_count(); ++z) {
+    Zone* const zone = region.zone(z);
+    while (zone != nullptr && zone->word.Load().listed()) {
+      if (zones_.TryRemove(*zone)) zone->word.Unlist();
+      std::this_thread::yield();
+    }
+  }
+  regions_.epoch().Synchronize();  // Nobody has a zone of it in hand any more.
+  for (size_t z = 0; z < region.zone_count(); ++z) {
+    if (region.zone(z) != nullptr) zone_pool_.Give(region.zone(z));
+  }
+  for (const auto& slab : region.slabs()) {
+    if (slab.use_count() != 1) continue;  // A moved range lives on in it.
+    if (slab->placed()) remote_->ReleaseSlab(slab->first());
+    --reserved_slabs_;
+  }
+}
+
+absl::Status Space::Impl::Protect(AddressRange range, int protection) {
+  if (protection != PROT_NONE && protection != PROT_READ &&
+      protection != (PROT_READ | PROT_WRITE)) {
+    return InvalidArgument("protection {:#x} is none of PROT_NONE, PROT_READ, "
+                           "PROT_READ | PROT_WRITE",
+                           protection);
+  }
+  LockGuard guard(mutex_);
+  SPIRITOS_RETURN_IF_ERROR(
+      ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+        Zone* zone = region.FindOrMakeZone(vpn, zone_pool_);
+        if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
+        if (protection == PROT_NONE) return HidePages(*zone, begin, end);
+        pager_.EnterExclusive(*zone, begin, end);
+        for (uint32_t i = begin; i < end; ++i) {
+          const PageWord word = zone->pages[i].Load();
+          if (word.state() == PageState::kHole) zone->pages[i].Publish(word.HoleToAbsent());
+        }
+        pager_.LeaveExclusive(*zone);
+        return absl::OkStatus();
+      }));
+  if (mprotect(range.begin, range.size.raw(), protection) != 0) {
+    return ErrnoStatus(errno, "mprotect on a region");
+  }
+  return absl::OkStatus();
+}
+
+// A sweep reads its victims, so a page that may not be read must not be resident:
+// PROT_NONE sends it away first and keeps it from coming back.
+absl::Status Space::Impl::HidePages(Zone& zone, uint32_t begin, uint32_t end) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    evictors_->SweepNow(zone, begin, end);
+    pager_.EnterExclusive(zone, begin, end);
+    bool resident = false;
+    for (uint32_t i = begin; i < end && !resident; ++i) {
+      resident = zone.pages[i].Load().state() == PageState::kResident;
+    }
+    if (!resident) {
+      for (uint32_t i = begin; i < end; ++i) {
+        const PageWord word = zone.pages[i].Load();
+        if (word.state() != PageState::kHole) zone.pages[i].Publish(word.ToHole());
+      }
+      pager_.LeaveExclusive(zone);
+      return absl::OkStatus();
+    }
+    pager_.LeaveExclusive(zone);
+  }
+  return absl::FailedPreconditionError(
+      fmt::format("pages at {} are pinned, cannot be written to the pool, or are touched all the "
+                  "time: they cannot become PROT_NONE",
+                  static_cast<void*>(zone.vpn(begin).address())));
+}
+
+absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size) {
+  LockGuard guard(mutex_);
+  SPIRITOS_RETURN_IF_ERROR(CheckPages(from));
+  Region* region = nullptr;
+  {
+    Epoch::Guard epoch(regions_.epoch());
+    region = regions_.Find(from.begin, epoch);
+  }
+  if (region == nullptr || from.end() > region->range().end()) {
+    return InvalidArgument("range {} + {} is not inside one region of this space",
+                           static_cast<void*>(from.begin), from.size.raw());
+  }
+  const bool grows = new_size > from.size;
+  if (grows && from.end() != region->range().end()) {
+    return InvalidArgument("range {} + {} ends inside its region and cannot grow while it moves",
+                           static_cast<void*>(from.begin), from.size.raw());
+  }
+  const Bytes moved = std::min(BytesOf(PagesFor(new_size)), from.size);
+  // Everything to the pool: then only words move, and each page keeps its slot.
+  SPIRITOS_RETURN_IF_ERROR(
+      ForEachZone(from, [&](Region& r, Vpn vpn, uint32_t begin, uint32_t end) {
+        Zone* zone = r.FindOrMakeZone(vpn, zone_pool_);
+        if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
+        return HidePages(*zone, begin, end);
+      }));
+  const uint64_t slab_page =
+      static_cast<uint64_t>((Vpn::Of(from.begin) - region->first()).raw()) + region->first_page();
+  const uint64_t first_slab = slab_page / kSlabPages;
+  const auto first_page = static_cast<uint32_t>(slab_page % kSlabPages);
+  const uint64_t last_slab =
+      (slab_page + static_cast<uint64_t>(PagesFor(moved).raw()) - 1) / kSlabPages;
+  std::vector<std::shared_ptr<Slab>> slabs(
+      region->slabs().begin() + static_cast<ptrdiff_t>(first_slab),
+      region->slabs().begin() + static_cast<ptrdiff_t>(last_slab) + 1);
+  auto moved_to = CreateRegionLocked(new_size, std::move(slabs), first_page);
+  if (!moved_to.ok()) return moved_to.status();
+  Region& target = *owned_.back();
+  for (PageCount page; page < PagesFor(moved); page += 1_pages) {
+    const Vpn old_vpn = Vpn::Of(from.begin) + page;
+    const Vpn new_vpn = target.first() + page;
+    Zone& old_zone = *region->FindZone(old_vpn);
+    Zone* new_zone = target.FindOrMakeZone(new_vpn, zone_pool_);
+    SPIRITOS_CHECK(new_zone != nullptr, "no near memory for a zone of a moved range");
+    const uint32_t o = Zone::IndexOf(old_vpn);
+    const uint32_t n = Zone::IndexOf(new_vpn);
+    new_zone->hashes[n] = old_zone.hashes[o];
+    new_zone->versions[n] = old_zone.versions[o];
+    old_zone.versions[o] = 0;  // The slot is the new page's: Unmap must not forget it.
+    new_zone->pages[n].Publish(old_zone.pages[o].Load().HoleToAbsent());
+  }
+  SPIRITOS_RETURN_IF_ERROR(UnmapLocked(from));
+  return moved_to;
+}
+
+absl::Status Space::Impl::Prefetch(AddressRange range) {
+  LockGuard guard(mutex_);
+  return ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+    Zone* zone = region.FindZone(vpn);
+    // What was never touched is zero: nothing to bring.
+    if (zone != nullptr) pager_.BringIn(*zone, begin, end - begin);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Space::Impl::Evict(AddressRange range) {
+  LockGuard guard(mutex_);
+  return ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+    Zone* zone = region.FindZone(vpn);
+    if (zone != nullptr) evictors_->SweepNow(*zone, begin, end);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Space::Impl::Pin(AddressRange range) {
+  SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
+  const int64_t pages = PagesFor(range.size).raw();
+  // Faults, a window of read-ahead and a zone in flight need frames as well.
+  const int64_t most = frames_.budget().raw() - PagesFor(kMinBudget).raw() / 2;
+  int64_t pinned = pinned_.load(std::memory_order_relaxed);
+  do {
+    if (pinned + pages > most) {
+      return absl::ResourceExhaustedError(fmt::format(
+          "pinning {} pages on top of {} would leave fewer than {} of the budget's {} for faults: "
+          "raise SPIRITOS_BUDGET or pin less",
+          pages, pinned, PagesFor(kMinBudget).raw() / 2, frames_.budget().raw()));
+    }
+  } while (!pinned_.compare_exchange_weak(pinned, pinned + pages, std::memory_order_relaxed));
+  Bytes done;
+  const Epoch::Guard guard(regions_.epoch());
+  const absl::Status status =
+      ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+        Zone* zone = region.FindOrMakeZone(vpn, zone_pool_);
+        if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
+        if (!pager_.PinPages(*zone, begin, end)) {
+          return absl::FailedPreconditionError(fmt::format(
+              "pages at {} are PROT_NONE and cannot be pinned",
+              static_cast<void*>(vpn.address())));
+        }
+        done += BytesOf(PageCount(end - begin));
+        return absl::OkStatus();
+      });
+  if (!status.ok()) {
+    if (done.raw() != 0) Unpin({range.begin, done});
+    pinned_.fetch_sub(pages - PagesFor(done).raw(), std::memory_order_relaxed);
+  }
+  return status;
+}
+
+void Space::Impl::Unpin(AddressRange range) {
+  const Epoch::Guard guard(regions_.epoch());
+  const absl::Status status =
+      ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
+        Zone* zone = region.FindZone(vpn);
+        SPIRITOS_CHECK(zone != nullptr, "unpinned at {:#x}, where nothing was pinned", vpn.raw());
+        pager_.UnpinPages(*zone, begin, end);
+        return absl::OkStatus();
+      });
+  SPIRITOS_CHECK(status.ok(), "Unpin: {}", status.ToString());
+  pinned_.fetch_sub(PagesFor(range.size).raw(), std::memory_order_relaxed);
+}
+
+absl::Status Space::Impl::SetBudget(Bytes budget) {
+  LockGuard guard(mutex_);
+  Options changed = options_;
+  changed.budget = budget;
+  SPIRITOS_RETURN_IF_ERROR(CheckOptions(changed));
+  const PageCount old = frames_.budget();
+  const PageCount reserve = PageCount(PagesFor(kMinBudget).raw() / 2);
+  if (PagesFor(budget).raw() < pinned_.load(std::memory_order_relaxed) + reserve.raw()) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{} pages are pinned: the budget cannot shrink to {} pages",
+                    pinned_.load(std::memory_order_relaxed), PagesFor(budget).raw()));
+  }
+  frames_.Resize(PagesFor(budget));
+  if (evictors_->PayDebt()) return absl::OkStatus();
+  const int64_t short_of = -frames_.level();
+  frames_.Resize(old);
+  return absl::ResourceExhaustedError(
+      fmt::format("the budget cannot shrink to {} pages: {} more are pinned or cannot be written "
+                  "to the pool; it stays at {}",
+                  PagesFor(budget).raw(), short_of, old.raw()));
+}
+
+void Space::Impl::Drain() {
+  LockGuard guard(mutex_);
+  for (const auto& region : owned_) {
+    for (size_t z = 0; z < region->zone_count(); ++z) {
+      Zone* zone = region->zone(z);
+      if (zone == nullptr) continue;
+      pager_.EnterExclusive(*zone, 0, kZonePages);
+      pager_.LeaveExclusive(*zone);
+    }
+  }
+}
+
+Stats Space::Impl::GetStats() const {
+  Stats stats;
+  stats.counters = metrics_.Snapshot();
+  stats.budget = frames_.budget();
+  stats.free_frames = PageCount(frames_.level() + cache_.cached());
+  stats.used_frames = stats.budget - stats.free_frames;
+  stats.pinned = PageCount(pinned_.load(std::memory_order_relaxed));
+  stats.metadata = arena_.used();
+  stats.far_pages = PageCount(far_pages_.load(std::memory_order_relaxed));
+  pager_.AddFaultTimes(stats.fault_ns);
+  stalls_.AddTo(stats.stall_ns);
+  return stats;
+}
+
+Space::Space(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Space::~Space() = default;
+
+absl::StatusOr<std::unique_ptr<Space>> Space::Create(const Options& options) {
+  SPIRITOS_RETURN_IF_ERROR(CheckOptions(options));
+  SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<RemoteBackend> remote, MakePool(options.remote));
+  auto impl = std::make_unique<Impl>(options, std::move(remote));
+  SPIRITOS_RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<Space>(new Space(std::move(impl)));
+}
+
+absl::StatusOr<AddressRange> Space::CreateRegion(Bytes size) { return impl_->CreateRegion(size); }
+absl::Status Space::Unmap(AddressRange range) { return impl_->Unmap(range); }
+absl::Status Space::Discard(AddressRange range) { return impl_->Discard(range); }
+absl::Status Space::Protect(AddressRange range, int protection) {
+  return impl_->Protect(range, protection);
+}
+absl::StatusOr<AddressRange> Space::Move(AddressRange from, Bytes new_size) {
+  return impl_->Move(from, new_size);
+}
+absl::Status Space::Prefetch(AddressRange range) { return impl_->Prefetch(range); }
+absl::Status Space::Evict(AddressRange range) { return impl_->Evict(range); }
+absl::Status Space::Pin(AddressRange range) { return impl_->Pin(range); }
+void Space::Unpin(AddressRange range) { impl_->Unpin(range); }
+absl::Status Space::SetBudget(Bytes budget) { return impl_->SetBudget(budget); }
+Bytes Space::budget() const { return BytesOf(impl_->budget()); }
+Stats Space::GetStats() const { return impl_->GetStats(); }
+void Space::Drain() { impl_->Drain(); }
+const std::string& Space::description() const { return impl_->description(); }
+
+}  // namespace spiritos

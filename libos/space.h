@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Space: all far memory of this process under one budget.
+//
+//   auto space = Space::Create({.budget = 256_MiB});
+//   AddressRange data = *(*space)->CreateRegion(1_GiB);
+//   data.begin[0] = std::byte{1};   // A fault, served in user space.
+//
+// A space owns regions (ranges of addresses), keeps at most `budget` bytes of
+// their pages in local frames and the rest in a pool. Ordinary loads and stores
+// work on a region. What does not, depends on the fault mode (Options::fault):
+// with kSigbus a system call that touches an absent page fails with EFAULT, so
+// Pin() what is handed to the kernel; with kThread system calls wait like loads.
+// Memory that a device or the kernel keeps using after a call returns (O_DIRECT,
+// io_uring, registered memory) must be pinned in either mode.
+//
+// fork(2): regions are absent in the child; touching them there is a SIGSEGV.
+//
+// Threads: every member may be called from any thread; calls on overlapping
+// ranges wait for each other. Not from signal handlers. Destroying a space while
+// other threads still touch its regions is an error of the caller's.
+// Errors: kInvalidArgument names the argument or knob; kResourceExhausted says
+// which limit was met; nothing is changed by a call that fails unless said so.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libos/base/options.h"
+#include "libos/base/units.h"
+#include "libos/stats.h"
+
+namespace spiritos {
+
+class Space {
+ public:
+  static absl::StatusOr<std::unique_ptr<Space>> Create(const Options& options);
+  ~Space();
+  Space(const Space&) = delete;
+  Space& operator=(const Space&) = delete;
+
+  // Reserves `size` bytes (rounded up to 4 MiB) of zeroes that are far memory.
+  // kResourceExhausted when the pool cannot hold them.
+  absl::StatusOr<AddressRange> CreateRegion(Bytes size);
+
+  // Gives a region back, or any part of one that begins and ends on a page:
+  // munmap(2). Its pages' slots and frames are free afterwards.
+  absl::Status Unmap(AddressRange range);
+
+  // The pages read as zeroes afterwards; frames and slots are free:
+  // madvise(MADV_DONTNEED).
+  absl::Status Discard(AddressRange range);
+
+  // Sets PROT_NONE, PROT_READ or PROT_READ | PROT_WRITE: mprotect(2).
+  absl::Status Protect(AddressRange range, int protection);
+
+  // Moves whole pages to a new address, in the manner of mremap(2) with
+  // MREMAP_MAYMOVE: contents and slots go along, `from` is unmapped. The result
+  // is `new_size` long; what lies beyond the old size is zero.
+  absl::StatusOr<AddressRange> Move(AddressRange from, Bytes new_size);
+
+  // Starts bringing the range in. A hint: stops where frames would run short.
+  absl::Status Prefetch(AddressRange range);
+
+  // Sends the range's pages to the pool now. Pinned pages stay.
+  absl::Status Evict(AddressRange range);
+
+  // Makes the range resident, writable, and keeps it so until Unpin(). Pins
+  // nest. kResourceExhausted, with nothing pinned, when pins would leave fewer
+  // frames than faults need.
+  absl::Status Pin(AddressRange range);
+  void Unpin(AddressRange range);
+
+  // Changes the budget while running. Growing is immediate; shrinking returns
+  // when the space is inside the new budget, or kResourceExhausted, with the
+  // old budget restored, when pins do not let it get there.
+  absl::Status SetBudget(Bytes budget);
+  Bytes budget() const;
+
+  // A snapshot of counters and histograms; see libos/stats.h.
+  Stats GetStats() const;
+
+  // Waits until no page is on its way in or out and no write is in flight,
+  // provided that nobody faults meanwhile. For tests and orderly shutdowns.
+  void Drain();
+
+  // What this kernel and user allow, and what the space uses: a few lines.
+  const std::string& description() const;
+
+ private:
+  friend class SpaceTestPeer;
+  class Impl;
+  explicit Space(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace spiritos

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Space::Impl: the parts of a space in the order they depend on each other.
+//
+// Range calls and budget changes hold `mutex_`, one at a time; faults, sweeps,
+// pins and statistics never do.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "libos/base/lock.h"
+#include "libos/base/metrics.h"
+#include "libos/base/parker.h"
+#include "libos/base/pinned_arena.h"
+#include "libos/base/range_map.h"
+#include "libos/evict/evictor_group.h"
+#include "libos/fault/probe.h"
+#include "libos/fault/uffd_sigbus.h"
+#include "libos/mem/free_frame_cache.h"
+#include "libos/mem/free_frame_pool.h"
+#include "libos/mem/page_hash.h"
+#include "libos/mem/region.h"
+#include "libos/mem/zone_lists.h"
+#include "libos/mem/zone_pool.h"
+#include "libos/pager.h"
+#include "libos/remote/pool_factory.h"
+#include "libos/space.h"
+
+namespace spiritos {
+
+class Space::Impl {
+ public:
+  Impl(const Options& options, std::unique_ptr<RemoteBackend> remote);
+  ~Impl();
+
+  absl::Status Start();
+
+  absl::StatusOr<AddressRange> CreateRegion(Bytes size);
+  absl::Status Unmap(AddressRange range);
+  absl::Status Discard(AddressRange range);
+  absl::Status Protect(AddressRange range, int protection);
+  absl::StatusOr<AddressRange> Move(AddressRange from, Bytes new_size);
+  absl::Status Prefetch(AddressRange range);
+  absl::Status Evict(AddressRange range);
+  absl::Status Pin(AddressRange range);
+  void Unpin(AddressRange range);
+  absl::Status SetBudget(Bytes budget);
+  void Drain();
+  Stats GetStats() const;
+  PageCount budget() const { return frames_.budget(); }
+  const std::string& description() const { return description_; }
+
+ private:
+  friend class SpaceTestPeer;
+
+  // Calls visit(region, first page, first and last+1 page index in its zone) for
+  // each zone's part of `range`; stops at the first error.
+  template <typename Visit>
+  absl::Status ForEachZone(AddressRange range, Visit&& visit);
+
+  absl::StatusOr<AddressRange> CreateRegionLocked(Bytes size,
+                                                  std::vector<std::shared_ptr<Slab>> slabs,
+                                                  uint32_t first_page)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status UnmapLocked(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckUnpinned(AddressRange range);
+  // Takes the bytes out of pages [begin, end) and sets their words to `to(word)`.
+  absl::Status EmptyPages(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord));
+  absl::Status HidePages(Zone& zone, uint32_t begin, uint32_t end);
+  // Gives back zones and slabs of a region that has no pages left.
+  void Retire(Region& region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  Metrics metrics_;
+  AtomicHistogram stalls_;
+  PinnedArena arena_;
+  Parker parker_;
+  PageHasher hasher_;
+  std::unique_ptr<RemoteBackend> remote_;
+  FreeFramePool frames_;
+  FreeFrameCache cache_;
+  ZoneLists zones_;
+  ZonePool zone_pool_;
+  RangeMap<Region> regions_{LockRank::kRegionTable};
+  Pager pager_;
+  std::unique_ptr<FaultBackend> fault_;
+  std::unique_ptr<EvictorGroup> evictors_;
+  std::string description_;
+
+  RankedMutex mutex_{LockRank::kSpace};
+  std::vector<std::unique_ptr<Region>> owned_ ABSL_GUARDED_BY(mutex_);
+  uint64_t reserved_slabs_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<int64_t> far_pages_{0};
+  std::atomic<int64_t> pinned_{0};
+};
+
+}  // namespace spiritos

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text and JSON forms of a snapshot.
+#include "libos/stats.h"
+
+#include <fmt/format.h>
+
+#include <iterator>
+
+namespace spiritos {
+namespace {
+
+struct Gauge {
+  const char* name;
+  uint64_t value;
+};
+
+std::array<Gauge, 6> Gauges(const Stats& stats) {
+  return {{{"budget_pages", static_cast<uint64_t>(stats.budget.raw())},
+           {"free_frames", static_cast<uint64_t>(stats.free_frames.raw())},
+           {"used_frames", static_cast<uint64_t>(stats.used_frames.raw())},
+           {"pinned_pages", static_cast<uint64_t>(stats.pinned.raw())},
+           {"metadata_bytes", stats.metadata.raw()},
+           {"far_pages", static_cast<uint64_t>(stats.far_pages.raw())}}};
+}
+
+struct Quantile {
+  const char* name;
+  double q;
+};
+constexpr Quantile kQuantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p999", 0.999}};
+
+}  // namespace
+
+std::string Stats::ToText() const {
+  std::string text;
+  auto out = std::back_inserter(text);
+  for (const Gauge& gauge : Gauges(*this)) fmt::format_to(out, "{} {}\n", gauge.name, gauge.value);
+  for (size_t i = 0; i < kMetricCount; ++i) {
+    fmt::format_to(out, "{} {}\n", MetricTable()[i].name, counters[i]);
+  }
+  for (const auto& [name, q] : kQuantiles) {
+    fmt::format_to(out, "fault_ns_{} {}\n", name, fault_ns.Quantile(q));
+  }
+  for (const auto& [name, q] : kQuantiles) {
+    fmt::format_to(out, "stall_ns_{} {}\n", name, stall_ns.Quantile(q));
+  }
+  return text;
+}
+
+std::string Stats::ToJson() const {
+  std::string text = "{";
+  auto out = std::back_inserter(text);
+  for (const Gauge& gauge : Gauges(*this)) {
+    fmt::format_to(out, "\"{}\":{},", gauge.name, gauge.value);
+  }
+  for (size_t i = 0; i < kMetricCount; ++i) {
+    fmt::format_to(out, "\"{}\":{},", MetricTable()[i].name, counters[i]);
+  }
+  for (const auto& [name, q] : kQuantiles) {
+    fmt::format_to(out, "\"fault_ns_{}\":{},\"stall_ns_{}\":{},", name, fault_ns.Quantile(q), name,
+                   stall_ns.Quantile(q));
+  }
+  text.back() = '}';
+  return text;
+}
+
+}  // namespace spiritos

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stats: one snapshot of a space's counters, gauges and latency histograms.
+//
+// Counters only grow. They are summed over per-core cells without a lock, so a
+// snapshot taken while threads fault is consistent to within the faults that
+// ran during it; after Space::Drain() it is exact. Text form for people, JSON
+// for programs; names and help come from libos/base/metrics.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "libos/base/histogram.h"
+#include "libos/base/metrics.h"
+#include "libos/base/units.h"
+
+namespace spiritos {
+
+struct Stats {
+  MetricArray counters{};  // Indexed by Metric; see operator[].
+
+  // Frames, in pages.
+  PageCount budget;
+  PageCount free_frames;
+  PageCount used_frames;  // budget - free: mapped, leaving, standing by, staged.
+  PageCount pinned;
+
+  // Near memory that holds the space's own books, and the far pages it is for.
+  Bytes metadata;
+  PageCount far_pages;
+
+  // Nanoseconds from the entry of the fault handler to its end.
+  Histogram fault_ns;
+  // Nanoseconds that faults spent waiting for a free frame, stalled ones only.
+  Histogram stall_ns;
+
+  uint64_t operator[](Metric metric) const { return counters[static_cast<size_t>(metric)]; }
+
+  // "name value" lines, in the registry's order, then the histograms' quantiles.
+  std::string ToText() const;
+  std::string ToJson() const;
+};
+
+}  // namespace spiritos

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Space on this machine's kernel: loads, stores and range calls against a shadow.
+#include "libos/space.h"
+
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <random>
+
+namespace spiritos {
+namespace {
+
+std::unique_ptr<Space> MakeSpace(Bytes budget) {
+  Options options;
+  options.budget = budget;
+  auto space = Space::Create(options);
+  if (!space.ok()) FAIL(space.status().ToString());
+  return *std::move(space);
+}
+
+TEST_CASE("a region larger than the budget keeps every byte", "[space][uffd]") {
+  auto space = MakeSpace(8_MiB);
+  INFO(space->description());
+  const AddressRange region = space->CreateRegion(64_MiB).value();
+  auto* words = reinterpret_cast<uint64_t*>(region.begin);
+  const size_t count = region.size.raw() / 8;
+  for (size_t i = 0; i < count; i += 64) words[i] = i * 0x9E3779B97F4A7C15ull;
+  size_t wrong = 0;
+  for (size_t i = 0; i < count; i += 64) wrong += words[i] != i * 0x9E3779B97F4A7C15ull;
+  CHECK(wrong == 0);
+  space->Drain();
+  const Stats stats = space->GetStats();
+  INFO(stats.ToText());
+  CHECK(stats.used_frames <= stats.budget);
+  CHECK(stats[Metric::kEvictedPages] >= 64 * 256 - 2048);
+  CHECK(stats[Metric::kWrittenPages] >= 64 * 256 - 2048);
+  CHECK(stats[Metric::kLostPages] == 0);
+}
+
+TEST_CASE("a page never written reads as zeroes, evicted or not", "[space][uffd]") {
+  auto space = MakeSpace(4_MiB);
+  const AddressRange region = space->CreateRegion(32_MiB).value();
+  for (int pass = 0; pass < 3; ++pass) {
+    uint64_t sum = 0;
+    for (size_t at = 0; at < region.size.raw(); at += 512) {
+      sum += static_cast<uint64_t>(region.begin[at]);
+    }
+    CHECK(sum == 0);
+  }
+  CHECK(space->GetStats()[Metric::kWrittenPages] == 0);
+}
+
+TEST_CASE("a clean page is dropped without a write", "[space][uffd]") {
+  auto space = MakeSpace(4_MiB);
+  const AddressRange region = space->CreateRegion(16_MiB).value();
+  for (size_t at = 0; at < region.size.raw(); at += kPageSize) region.begin[at] = std::byte{7};
+  REQUIRE(space->Evict(region).ok());
+  const uint64_t written = space->GetStats()[Metric::kWrittenPages];
+  CHECK(written == 4096);
+  uint64_t sum = 0;
+  for (size_t at = 0; at < region.size.raw(); at += kPageSize) {
+    sum += static_cast<uint64_t>(region.begin[at]);
+  }
+  CHECK(sum == 7 * 4096);
+  REQUIRE(space->Evict(region).ok());
+  const Stats stats = space->GetStats();
+  CHECK(stats[Metric::kWrittenPages] == written);
+  CHECK(stats.used_frames == 0_pages);
+}
+
+}  // namespace
+}  // namespace spiritos
