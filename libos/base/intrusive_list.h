@@ -23,6 +23,8 @@ class IntrusiveList {
   bool empty() const { return head_.next == &head_; }
   void PushBack(T& item) { InsertBefore(head_, item); }
   void PushFront(T& item) { InsertBefore(*head_.next, item); }
+  // The first element, still linked; null if there is none.
+  const T* front() const { return empty() ? nullptr : static_cast<const T*>(head_.next); }
   // The first element, unlinked; null if there is none.
   T* PopFront() {
     if (empty()) return nullptr;

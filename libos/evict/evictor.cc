@@ -4,6 +4,8 @@
 
 #include <signal.h>
 
+#include <algorithm>
+
 #include "libos/base/clock.h"
 #include "libos/base/parker.h"
 #include "libos/evict/evictor_group.h"
@@ -79,7 +81,7 @@ void Evictor::SleepUntilNeeded() {
 
 bool Evictor::BeginOne(uint32_t slot) {
   guards_[slot].emplace(group_.context_.epoch);
-  Zone* const zone = group_.context_.zones.Pop(list_);
+  Zone* const zone = group_.context_.zones.Pop(list_, std::max(1u, group_.active_evictors()));
   if (zone == nullptr) {
     guards_[slot].reset();
     return false;

@@ -173,7 +173,7 @@ uint32_t EvictorGroup::SweepInline() noexcept {
   uint32_t freed = 0;
   // A few zones at most: the others are this thread's next stalls.
   for (int tries = 0; tries < 8 && freed == 0; ++tries) {
-    Zone* const zone = context_.zones.Pop(CurrentCore() % kZoneListCount);
+    Zone* const zone = context_.zones.Pop(0, 1);
     if (zone == nullptr) break;
     const uint32_t from = zone->cursor;
     const uint32_t to = std::min(kZonePages, from + options_.assist_pages);

@@ -33,6 +33,9 @@ struct Zone : ListLink {
   // took the zone off its list.
   uint32_t cursor = 0;
 
+  // When it was put on its list, in ZoneLists' count. Guarded by the list's lock.
+  uint64_t listed_at = 0;
+
   // Owned by whoever the page's word says: the claimer of Loading, or the sweep
   // while Leaving or Zapping.
   std::array<PageHash, kZonePages> hashes;
