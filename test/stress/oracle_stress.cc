@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+// oracle_stress: random operations on far memory against a shadow in near memory.
+//
+// Each block of 16 pages has one writing thread; every thread reads every block.
+// A page holds its version at three places (start, a moving word, end), a counter
+// that is incremented by plain loads and stores, and the shadow knows them. A
+// reader takes the shadow before and after, so what it reads must lie between.
+// Around that: evict, prefetch, pin, discard, budget changes, and regions that
+// are made, moved, protected and unmapped.
+//
+// Prints its seed and, at the end, what it did and how often each arrow of the
+// page and zone words was taken. Exit status 0 only without a mismatch.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "libos/base/clock.h"
+#include "libos/base/failpoint.h"
+#include "libos/mem/page_word.h"
+#include "libos/mem/zone_word.h"
+#include "libos/options_env.h"
+#include "libos/space.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint32_t kBlockPages = 16;
+constexpr uint32_t kThreads = 4;
+constexpr size_t kWords = kPageSize / 8;
+constexpr size_t kCounterWord = 1;
+
+struct Settings {
+  uint64_t operations = 300'000;
+  uint64_t seed = 0;
+  uint64_t region_mib = 64;
+  uint64_t budget_mib = 16;
+  uint64_t seconds = 0;  // Ends early after this long; 0 = no limit.
+  uint64_t min_arrows = 0;
+  std::vector<std::string> options;
+  std::string plant;
+};
+
+// What a page must hold.
+struct Shadow {
+  std::atomic<uint64_t> version{0};
+  std::atomic<uint64_t> counter{0};
+  // Odd while the page is being discarded: then it may hold either.
+  std::atomic<uint64_t> discards{0};
+};
+
+uint64_t Stamp(uint64_t page, uint64_t version) {
+  return version == 0 ? 0 : (page << 32) ^ version;
+}
+size_t MovingWord(uint64_t page) { return 2 + page * 37 % (kWords - 3); }
+
+class Stress {
+ public:
+  Stress(Space& space, const Settings& settings)
+      : space_(space),
+        settings_(settings),
+        region_(space.CreateRegion(Bytes(settings.region_mib << 20)).value()),
+        pages_(region_.size.raw() / kPageSize),
+        shadows_(pages_) {}
+
+  bool Run() {
+    std::vector<std::thread> threads;
+    deadline_ = settings_.seconds == 0 ? 0 : NowNs() + settings_.seconds * 1'000'000'000;
+    for (uint32_t t = 0; t < kThreads; ++t) threads.emplace_back([this, t] { Work(t); });
+    for (std::thread& thread : threads) thread.join();
+    if (!failed_) VerifyAll();
+    return !failed_;
+  }
+  uint64_t page_operations() const { return page_operations_; }
+
+ private:
+  using Rng = std::mt19937_64;
+
+  std::atomic_ref<uint64_t> WordAt(uint64_t page, size_t word) {
+    return std::atomic_ref<uint64_t>(
+        *reinterpret_cast<uint64_t*>(region_.begin + page * kPageSize + word * 8));
+  }
+  AddressRange PagesAt(uint64_t page, uint64_t count) {
+    return {region_.begin + page * kPageSize, Bytes(count * kPageSize)};
+  }
+  template <typename... Args>
+  void Fail(fmt::format_string<Args...> format, Args&&... args) {
+    if (!failed_.exchange(true)) {
+      fmt::print("MISMATCH (seed {}): {}\n", settings_.seed,
+                 fmt::format(format, std::forward<Args>(args)...));
+      std::fflush(stdout);
+    }
+  }
+
+  void Work(uint32_t thread) {
+    Rng rng(settings_.seed * kThreads + thread);
+    uint64_t done = 0;
+    const uint64_t share = settings_.operations / kThreads;
+    while (done < share && !failed_) {
+      const uint64_t dice = rng() % 10'000;
+      if (dice < 4500) {
+        ReadAny(rng() % pages_);
+      } else if (dice < 7000) {
+        WriteOwn(OwnPage(thread, rng));
+      } else if (dice < 9500) {
+        Increment(OwnPage(thread, rng));
+      } else if (dice < 9700) {
+        HammerOwn(thread);
+      } else if (dice < 9800) {
+        Range(rng, &Space::Evict, 64);
+      } else if (dice < 9850) {
+        EvictHot();
+      } else if (dice < 9900) {
+        Range(rng, &Space::Prefetch, 64);
+      } else if (dice < 9960) {
+        PinSome(thread, rng);
+      } else if (dice < 9985) {
+        DiscardOwn(thread, rng);
+      } else if (dice < 9995) {
+        if (thread == 0) ChangeBudget(rng);
+      } else {
+        RegionLife(thread, rng);
+      }
+      ++done;
+      if (deadline_ != 0 && done % 64 == 0 && NowNs() > deadline_) break;
+    }
+    page_operations_ += done;
+  }
+
+  uint64_t OwnBlock(uint32_t thread, Rng& rng) {
+    const uint64_t blocks = pages_ / kBlockPages / kThreads;
+    return (rng() % blocks) * kThreads + thread;
+  }
+  uint64_t OwnPage(uint32_t thread, Rng& rng) {
+    return OwnBlock(thread, rng) * kBlockPages + rng() % kBlockPages;
+  }
+
+  void ReadAny(uint64_t page) {
+    Shadow& shadow = shadows_[page];
+    const uint64_t discards = shadow.discards.load();
+    const uint64_t before = shadow.version.load();
+    const uint64_t value = WordAt(page, 0).load();
+    const uint64_t after = shadow.version.load();
+    if (discards % 2 != 0 || shadow.discards.load() != discards) return;
+    // A write stores its words first and then the shadow.
+    const uint64_t version = value == 0 ? 0 : value ^ (page << 32);
+    if (version > after + 1 || version < before) {
+      Fail("page {} read version {}, shadow {} before and {} after", page, version, before, after);
+    }
+  }
+
+  void CheckOwn(uint64_t page) {
+    const uint64_t version = shadows_[page].version.load(std::memory_order_relaxed);
+    const uint64_t expected = Stamp(page, version);
+    for (const size_t word : {size_t{0}, MovingWord(page), kWords - 1}) {
+      const uint64_t value = WordAt(page, word).load(std::memory_order_relaxed);
+      if (value != expected) {
+        Fail("page {} word {} holds {:#x}, expected {:#x} (version {})", page, word, value,
+             expected, version);
+      }
+    }
+    const uint64_t counter = WordAt(page, kCounterWord).load(std::memory_order_relaxed);
+    const uint64_t wanted = shadows_[page].counter.load(std::memory_order_relaxed);
+    if (counter != wanted) Fail("page {} counter is {}, expected {}", page, counter, wanted);
+  }
+
+  void WriteOwn(uint64_t page) {
+    CheckOwn(page);
+    Shadow& shadow = shadows_[page];
+    const uint64_t version = shadow.version.load(std::memory_order_relaxed) + 1;
+    for (const size_t word : {size_t{0}, MovingWord(page), kWords - 1}) {
+      WordAt(page, word).store(Stamp(page, version), std::memory_order_release);
+    }
+    shadow.version.store(version, std::memory_order_release);
+  }
+
+  void Increment(uint64_t page) {
+    auto counter = WordAt(page, kCounterWord);
+    // A plain load and store, as a program's ++ is: what a lost write loses.
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    shadows_[page].counter.fetch_add(1, std::memory_order_relaxed);
+    const uint64_t wanted = shadows_[page].counter.load(std::memory_order_relaxed);
+    const uint64_t found = counter.load(std::memory_order_relaxed);
+    if (found != wanted) Fail("page {} counter is {}, expected {}", page, found, wanted);
+  }
+
+  // Stores into the thread's hot pages while other threads send them away: meets
+  // every stage of a sweep.
+  void HammerOwn(uint32_t thread) {
+    for (uint64_t i = 0; i < 4000 && !failed_; ++i) {
+      Increment((i % 4 * kThreads + thread) * kBlockPages + i % 3);
+    }
+  }
+  void EvictHot() {
+    for (int i = 0; i < 20; ++i) {
+      const absl::Status status = space_.Evict(PagesAt(0, 4 * kThreads * kBlockPages));
+      if (!status.ok()) Fail("evict: {}", status.ToString());
+    }
+  }
+
+  void Range(Rng& rng, absl::Status (Space::*call)(AddressRange), uint64_t most) {
+    const uint64_t count = 1 + rng() % most;
+    const uint64_t page = rng() % (pages_ - count);
+    const absl::Status status = (space_.*call)(PagesAt(page, count));
+    if (!status.ok()) Fail("range call on {} + {}: {}", page, count, status.ToString());
+  }
+
+  void PinSome(uint32_t thread, Rng& rng) {
+    const uint64_t page = OwnBlock(thread, rng) * kBlockPages;
+    const AddressRange range = PagesAt(page, kBlockPages);
+    const absl::Status status = space_.Pin(range);
+    if (absl::IsResourceExhausted(status)) return;
+    if (!status.ok()) return Fail("pin: {}", status.ToString());
+    for (int i = 0; i < 20; ++i) {
+      if (i % 7 == 3) static_cast<void>(space_.Evict(range));
+      // The kernel writes into the page: an unseen freeze fails with EFAULT.
+      const uint64_t own = page + static_cast<uint64_t>(i) % kBlockPages;
+      auto* word = reinterpret_cast<uint64_t*>(region_.begin + own * kPageSize + kCounterWord * 8);
+      const uint64_t next = shadows_[own].counter.load() + 1;
+      if (!KernelStore(word, next)) {
+        Fail("the kernel could not write to pinned page {}: {}", own, strerror(errno));
+        break;
+      }
+      shadows_[own].counter.store(next);
+    }
+    space_.Unpin(range);
+  }
+
+  // Stores through a pipe and read(2).
+  static bool KernelStore(uint64_t* to, uint64_t value) {
+    struct Pipe {
+      Pipe() { ok = pipe(ends) == 0; }
+      ~Pipe() {
+        close(ends[0]);
+        close(ends[1]);
+      }
+      int ends[2];
+      bool ok;
+    };
+    thread_local Pipe pipe;
+    if (!pipe.ok || write(pipe.ends[1], &value, sizeof(value)) != sizeof(value)) return false;
+    if (read(pipe.ends[0], to, sizeof(value)) == sizeof(value)) return true;
+    const int error = errno;
+    uint64_t thrown_away;
+    if (read(pipe.ends[0], &thrown_away, sizeof(value)) != sizeof(value)) return false;
+    errno = error;
+    return false;
+  }
+
+  void DiscardOwn(uint32_t thread, Rng& rng) {
+    const uint64_t page = OwnBlock(thread, rng) * kBlockPages;
+    const uint64_t count = 1 + rng() % kBlockPages;
+    for (uint64_t p = page; p < page + count; ++p) shadows_[p].discards.fetch_add(1);
+    const absl::Status status = space_.Discard(PagesAt(page, count));
+    if (!status.ok()) return Fail("discard: {}", status.ToString());
+    for (uint64_t p = page; p < page + count; ++p) {
+      shadows_[p].counter.store(0);
+      shadows_[p].version.store(0);
+      shadows_[p].discards.fetch_add(1);
+      CheckOwn(p);
+    }
+  }
+
+  void ChangeBudget(Rng& rng) {
+    const uint64_t mib = settings_.budget_mib / 2 + rng() % (settings_.budget_mib + 1);
+    const absl::Status status = space_.SetBudget(Bytes(std::max<uint64_t>(mib, 5) << 20));
+    if (!status.ok() && !absl::IsResourceExhausted(status)) Fail("budget: {}", status.ToString());
+  }
+
+  // A region of its own: written, moved, protected, partly unmapped, all checked.
+  void RegionLife(uint32_t thread, Rng& rng) {
+    auto made = space_.CreateRegion(Bytes(kZoneSize * (1 + rng() % 2)));
+    if (!made.ok()) return Fail("region: {}", made.status().ToString());
+    AddressRange range = *made;
+    const auto value = [&](uint64_t page) { return (uint64_t{thread} << 56) | (page + 1); };
+    uint64_t pages = range.size.raw() / kPageSize;
+    const auto at = [&](uint64_t page) {
+      return reinterpret_cast<uint64_t*>(range.begin + page * kPageSize);
+    };
+    const auto verify = [&](uint64_t from, uint64_t to, const char* when) {
+      for (uint64_t p = from; p < to && !failed_; ++p) {
+        if (*at(p) != value(p)) Fail("{}: page {} of {} holds {:#x}", when, p, pages, *at(p));
+      }
+    };
+    for (uint64_t p = 0; p < pages; ++p) *at(p) = value(p);
+    if (rng() % 2 == 0) static_cast<void>(space_.Evict({range.begin, Bytes(kZoneSize / 2)}));
+    auto moved = space_.Move(range, Bytes(range.size.raw() + kZoneSize));
+    if (!moved.ok()) return Fail("move: {}", moved.status().ToString());
+    range = *moved;
+    verify(0, pages, "after a move");
+    if (*at(pages) != 0) Fail("a grown region's new page holds {:#x}", *at(pages));
+    const AddressRange half{range.begin, Bytes(pages / 2 * kPageSize)};
+    for (const int protection : {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE}) {
+      const absl::Status status = space_.Protect(half, protection);
+      if (!status.ok()) return Fail("protect {}: {}", protection, status.ToString());
+      if (protection != PROT_NONE) verify(0, pages / 2, "after mprotect");
+    }
+    const uint64_t cut = 1 + rng() % (pages - 1);
+    absl::Status status = space_.Unmap({range.begin, Bytes(cut * kPageSize)});
+    if (!status.ok()) return Fail("unmap: {}", status.ToString());
+    verify(cut, pages, "after a partial unmap");
+    status = space_.Unmap({range.begin + cut * kPageSize, Bytes(range.size.raw() - cut * kPageSize)});
+    if (!status.ok()) return Fail("unmap: {}", status.ToString());
+  }
+
+  void VerifyAll() {
+    for (uint64_t page = 0; page < pages_ && !failed_; ++page) CheckOwn(page);
+  }
+
+  Space& space_;
+  const Settings settings_;
+  const AddressRange region_;
+  const uint64_t pages_;
+  std::vector<Shadow> shadows_;
+  std::atomic<bool> failed_{false};
+  std::atomic<uint64_t> page_operations_{0};
+  uint64_t deadline_ = 0;
+};
+
+#ifdef SPIRITOS_FAILPOINTS
+
+struct PageArrow {
+  PageState from;
+  PageState to;
+  const char* name;
+};
+constexpr PageArrow kPageArrows[] = {
+    {PageState::kEmpty, PageState::kLoading, "Empty -> Loading"},
+    {PageState::kRemote, PageState::kLoading, "Remote -> Loading"},
+    {PageState::kLoading, PageState::kResident, "Loading -> Resident"},
+    {PageState::kLoading, PageState::kRemote, "Loading -> Remote (gate closed)"},
+    {PageState::kResident, PageState::kLeaving, "Resident -> Leaving"},
+    {PageState::kResident, PageState::kThawing, "Resident -> Thawing"},
+    {PageState::kLeaving, PageState::kThawing, "Leaving -> Thawing"},
+    {PageState::kLeaving, PageState::kZapping, "Leaving -> Zapping"},
+    {PageState::kThawing, PageState::kResident, "Thawing -> Resident"},
+    {PageState::kZapping, PageState::kRemote, "Zapping -> Remote"},
+};
+struct ZoneArrow {
+  ZoneStage from;
+  ZoneStage to;
+  const char* name;
+};
+constexpr ZoneArrow kZoneArrows[] = {
+    {ZoneStage::kIdle, ZoneStage::kFreezing, "Idle -> Freezing"},
+    {ZoneStage::kFreezing, ZoneStage::kFrozen, "Freezing -> Frozen"},
+    {ZoneStage::kFrozen, ZoneStage::kDropping, "Frozen -> Dropping"},
+    {ZoneStage::kDropping, ZoneStage::kThawing, "Dropping -> Thawing"},
+    {ZoneStage::kThawing, ZoneStage::kIdle, "Thawing -> Idle"},
+    {ZoneStage::kIdle, ZoneStage::kExclusive, "Idle -> Exclusive"},
+    {ZoneStage::kExclusive, ZoneStage::kIdle, "Exclusive -> Idle"},
+};
+
+// Prints every arrow's count; false when one was taken fewer than `least` times.
+bool ReportArrows(uint64_t least) {
+  bool enough = true;
+  for (const PageArrow& arrow : kPageArrows) {
+    const uint64_t taken = ArrowsTaken(arrow.from, arrow.to);
+    fmt::print("  page {:32} {}\n", arrow.name, taken);
+    enough = enough && taken >= least;
+  }
+  for (const ZoneArrow& arrow : kZoneArrows) {
+    const uint64_t taken = StagesTaken(arrow.from, arrow.to);
+    fmt::print("  zone {:32} {}\n", arrow.name, taken);
+    enough = enough && taken >= least;
+  }
+  return enough;
+}
+
+bool Plant(const std::string& name) {
+  const std::pair<const char*, PlantedBug> bugs[] = {
+      {"unprotect-after-resident", PlantedBug::kUnprotectAfterResident},
+      {"stale-slot-valid", PlantedBug::kStaleSlotValid},
+      {"thaw-over-leaving", PlantedBug::kThawOverLeaving},
+      {"pin-ignored", PlantedBug::kPinIgnored},
+      {"two-writes-per-slot", PlantedBug::kTwoWritesPerSlot},
+      {"frame-before-ack", PlantedBug::kFrameBeforeAck},
+  };
+  for (const auto& [known, bug] : bugs) {
+    if (name != known) continue;
+    Failpoints::Plant(bug, true);
+    return true;
+  }
+  return false;
+}
+
+#else
+bool ReportArrows(uint64_t) { return true; }
+bool Plant(const std::string&) { return false; }
+#endif
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  settings.seed = std::random_device{}();
+  CLI::App app("random operations on far memory against a shadow");
+  app.add_option("--operations", settings.operations, "page operations in all");
+  app.add_option("--seed", settings.seed, "seed; random by default");
+  app.add_option("--region", settings.region_mib, "far memory, MiB");
+  app.add_option("--budget", settings.budget_mib, "local memory, MiB");
+  app.add_option("--seconds", settings.seconds, "time limit; 0 = none");
+  app.add_option("--min-arrows", settings.min_arrows, "least count of every arrow");
+  app.add_option("--plant", settings.plant, "switch a known bug on");
+  app.add_option("options", settings.options, "NAME=value space options");
+  CLI11_PARSE(app, argc, argv);
+  if (!settings.plant.empty() && !Plant(settings.plant)) {
+    fmt::print("no planted bug \"{}\" in this build\n", settings.plant);
+    return 2;
+  }
+  auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
+  auto space = options.ok() ? Space::Create(*options) : options.status();
+  if (!space.ok()) {
+    fmt::print("{}\n", space.status().ToString());
+    return 2;
+  }
+  fmt::print("seed {}\n{}", settings.seed, (*space)->description());
+  std::fflush(stdout);
+  const uint64_t begin = NowNs();
+  Stress stress(**space, settings);
+  const bool matched = stress.Run();
+  (*space)->Drain();
+  const Stats stats = (*space)->GetStats();
+  const auto seconds = static_cast<double>(NowNs() - begin) / 1e9;
+  fmt::print("{} page operations, {} faults ({:.0f} %), {} evicted, {} rescues, {:.1f} s\n",
+             stress.page_operations(), stats[Metric::kFaults],
+             100.0 * static_cast<double>(stats[Metric::kFaults]) /
+                 static_cast<double>(stress.page_operations()),
+             stats[Metric::kEvictedPages], stats[Metric::kRescues], seconds);
+  if (!matched) return 1;
+  if (stats[Metric::kLostPages] != 0 || stats[Metric::kCorruptPages] != 0) {
+    fmt::print("{} lost pages, {} corrupt pages\n", stats[Metric::kLostPages],
+               stats[Metric::kCorruptPages]);
+    return 1;
+  }
+  if (!ReportArrows(settings.min_arrows)) {
+    fmt::print("an arrow was taken fewer than {} times\n", settings.min_arrows);
+    return 1;
+  }
+  fmt::print("every byte matched\n");
+  return 0;
+}
+
+}  // namespace
+}  // namespace spiritos
+
+int main(int argc, char** argv) { return spiritos::Main(argc, argv); }
