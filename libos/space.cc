@@ -44,11 +44,14 @@ absl::Status Space::Impl::Start() {
   KernelCalls calls = ProbeKernel();
   if (options_.fault.oldest_calls) calls = OldestCalls(calls);
   const bool sigbus = options_.fault.mode != FaultMode::kThread;
-  if (!sigbus) {
-    return absl::UnimplementedError("fault mode thread is not built (SPIRITOS_FAULT_MODE)");
+  if (sigbus) {
+    SPIRITOS_RETURN_IF_ERROR(calls.sigbus_mode);
+    SPIRITOS_ASSIGN_OR_RETURN(fault_, UffdSigbus::Create(calls, pager_, metrics_));
+  } else {
+    SPIRITOS_RETURN_IF_ERROR(calls.thread_mode);
+    SPIRITOS_ASSIGN_OR_RETURN(
+        fault_, UffdThread::Create(calls, options_.fault.handler_threads, pager_, metrics_));
   }
-  SPIRITOS_RETURN_IF_ERROR(calls.sigbus_mode);
-  SPIRITOS_ASSIGN_OR_RETURN(fault_, UffdSigbus::Create(calls, pager_, metrics_));
   // Waiting by spinning for longer than a wake-up costs never pays; on one CPU
   // spinning only delays whom one waits for.
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);

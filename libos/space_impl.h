@@ -19,6 +19,7 @@
 #include "libos/evict/evictor_group.h"
 #include "libos/fault/probe.h"
 #include "libos/fault/uffd_sigbus.h"
+#include "libos/fault/uffd_thread.h"
 #include "libos/mem/free_frame_cache.h"
 #include "libos/mem/free_frame_pool.h"
 #include "libos/mem/page_hash.h"
