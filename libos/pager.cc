@@ -29,6 +29,15 @@ struct RepeatedFault {
 
 uint32_t CreditFor(uint32_t hot) { return (1u << hot) - 1; }
 
+}  // namespace
+
+struct alignas(kCacheLine) Pager::CorePrefetcher {
+  std::atomic<bool> busy{false};
+  Prefetcher prefetcher;
+};
+
+namespace {
+
 bool IsAbsent(PageState state) {
   return state == PageState::kEmpty || state == PageState::kRemote ||
          state == PageState::kStandby;
@@ -37,7 +46,10 @@ bool IsAbsent(PageState state) {
 }  // namespace
 
 Pager::Pager(const PagerParts& parts, const PrefetchOptions& options)
-    : parts_(parts), options_(options), ns_per_tick_(NsPerTick()) {}
+    : parts_(parts),
+      options_(options),
+      fetcher_(parts.remote, parts.frames, parts.parker, parts.hasher, parts.metrics),
+      ns_per_tick_(NsPerTick()) {}
 
 absl::Status Pager::Attach(FaultBackend& fault, EvictorGroup& evictors) {
   fault_ = &fault;
@@ -45,7 +57,10 @@ absl::Status Pager::Attach(FaultBackend& fault, EvictorGroup& evictors) {
   zeroes_ = static_cast<const std::byte*>(
       parts_.arena.Allocate(std::max(1u, options_.fault_around) * kPageSize, kPageSize));
   fault_times_ = parts_.arena.NewArray<AtomicHistogram>(CoreCount());
-  if (zeroes_ == nullptr || fault_times_ == nullptr) {
+  prefetchers_ = parts_.arena.NewArray<CorePrefetcher>(CoreCount());
+  in_place_ = parts_.remote.addressable();
+  const bool has_fetcher = in_place_ || fetcher_.Init(parts_.arena, options_.max_window);
+  if (zeroes_ == nullptr || fault_times_ == nullptr || prefetchers_ == nullptr || !has_fetcher) {
     return absl::ResourceExhaustedError("no memory for the pager's buffers");
   }
   return absl::OkStatus();
@@ -101,6 +116,11 @@ template <typename Done>
 void Pager::WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept {
   // Zapping pages change in bulk, and who changes them wakes the zone.
   AtomicPageWord& page = zone.pages[index];
+  if (!in_place_) {
+    // Read-ahead has no thread of its own: who needs a page of it sees to it.
+    while (page.Load().state() == PageState::kLoading && fetcher_.AwaitWindow(zone, index)) {
+    }
+  }
   const void* const key = page.Load().state() == PageState::kZapping
                               ? static_cast<const void*>(&zone.word)
                               : static_cast<const void*>(&page);
@@ -114,6 +134,7 @@ void Pager::WaitForGate(Zone& zone) noexcept {
 bool Pager::Load(Zone& zone, uint32_t index, PageWord word) noexcept {
   evictors_->TakeFrame();
   PageWord before = word;
+  if (before.state() == PageState::kStandby) return LoadStandby(zone, index, before);
   if (!zone.pages[index].Take(before, before.ToLoading())) {
     parts_.cache.Give(1);
     return false;
@@ -128,7 +149,14 @@ bool Pager::Load(Zone& zone, uint32_t index, PageWord word) noexcept {
   if (before.state() == PageState::kEmpty || before.zero()) {
     LoadZeroes(zone, index, before);
   } else {
-    LoadFromPool(zone, index, before);
+    SPIRITOS_CHECK(before.slot_valid(), "page {:#x} is remote without a valid slot (word {:#x})",
+                   zone.vpn(index).raw(), before.raw());
+    parts_.metrics.Add(Metric::kFetches);
+    if (in_place_) {
+      LoadInPlace(zone, index);
+    } else {
+      LoadByReading(zone, index);
+    }
   }
   return true;
 }
@@ -138,23 +166,28 @@ void Pager::Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept {
   parts_.parker.Unpark(&zone.pages[index]);
 }
 
-uint32_t Pager::ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most) noexcept {
-  const uint32_t limit = std::min(most, kZonePages - index);
+uint32_t Pager::ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most,
+                          int direction) noexcept {
+  const uint32_t limit = std::min(most, direction > 0 ? kZonePages - index : index + 1);
   if (limit <= 1) return 1;
-  const int64_t frames =
-      parts_.cache.TryTakeMore(limit - 1, parts_.frames.watermarks().low);
+  const int64_t frames = evictors_->TakeMore(limit - 1);
+  const auto at = [&](uint32_t i) -> AtomicPageWord& {
+    return zone.pages[direction > 0 ? index + i : index - i];
+  };
   uint32_t count = 1;
   while (count <= frames) {
-    PageWord word = zone.pages[index + count].Load();
-    if (word.state() != state || !zone.pages[index + count].Take(word, word.ToLoading())) break;
+    PageWord word = at(count).Load();
+    const bool alike = word.state() == state && (state == PageState::kEmpty || word.slot_valid());
+    if (!alike || !at(count).Take(word, word.ToLoading())) break;
     ++count;
   }
   // The look at the gate that each claim owes: one for all, after the last.
   if (count > 1 && zone.word.Load().gate_closed()) {
     for (uint32_t i = 1; i < count; ++i) {
-      const PageWord loading = zone.pages[index + i].Load();
-      Unclaim(zone, index + i,
-              state == PageState::kEmpty ? loading.ToEmpty() : loading.ZappedToRemote(loading.age()));
+      const PageWord loading = at(i).Load();
+      at(i).Publish(state == PageState::kEmpty ? loading.ToEmpty()
+                                               : loading.ZappedToRemote(loading.age()));
+      parts_.parker.Unpark(&at(i));
     }
     count = 1;
   }
@@ -171,7 +204,7 @@ void Pager::LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept {
     // lone on purpose.
     const bool follows = index != 0 && zone.pages[index - 1].Load().state() != PageState::kEmpty;
     const uint32_t most = follows ? options_.fault_around : options_.fault_around / 4;
-    count = ExtendRun(zone, index, PageState::kEmpty, most);
+    count = ExtendRun(zone, index, PageState::kEmpty, most, +1);
     if (count > 1) parts_.metrics.Add(Metric::kFaultAroundPages, count - 1);
   } else {
     parts_.metrics.Add(Metric::kZeroFetches);
@@ -185,19 +218,186 @@ bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noe
   return false;
 }
 
-void Pager::LoadFromPool(Zone& zone, uint32_t index, PageWord word) noexcept {
+PrefetchPlan Pager::Plan(Vpn vpn, uint32_t max_window, CorePrefetcher** owner) noexcept {
+  *owner = nullptr;
+  PrefetchPlan plan{.first = vpn};
+  if (options_.kind == PrefetchOptions::Kind::kNone) return plan;
+  CorePrefetcher& core = prefetchers_[CurrentCore()];
+  if (core.busy.exchange(true, std::memory_order_acquire)) return plan;
+  *owner = &core;
+  const uint64_t hits = core.prefetcher.hits();
+  plan = core.prefetcher.OnFault(vpn, max_window, options_.kind == PrefetchOptions::Kind::kTrend);
+  if (core.prefetcher.hits() != hits) parts_.metrics.Add(Metric::kPrefetchHits);
+  return plan;
+}
+
+void Pager::Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t brought) noexcept {
+  if (owner == nullptr) return;
+  owner->prefetcher.Brought(plan, brought);
+  owner->busy.store(false, std::memory_order_release);
+}
+
+void Pager::LoadInPlace(Zone& zone, uint32_t index) noexcept {
   const Vpn vpn = zone.vpn(index);
-  SPIRITOS_CHECK(word.slot_valid(), "page {:#x} is remote without a valid slot (word {:#x})",
-                 vpn.raw(), word.raw());
-  parts_.metrics.Add(Metric::kFetches);
-  std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(vpn));
-  SPIRITOS_CHECK(bytes != nullptr, "page {:#x}: this pool is not addressable", vpn.raw());
-  SPIRITOS_CHECK(Verify(zone, index, bytes),
-                 "page {:#x} came back from the pool with other bytes than were sent: the pool's "
-                 "memory is corrupt and no other copy exists",
-                 vpn.raw());
-  parts_.metrics.Add(Metric::kFetchedPages);
-  PublishRun(zone, index, 1, fault_->Fill(vpn, 1, bytes));
+  CorePrefetcher* owner = nullptr;
+  const PrefetchPlan plan = Plan(vpn, options_.max_window, &owner);
+  uint32_t count = 1;
+  uint32_t first = index;
+  if (plan.count > 1 && (plan.stride == 1 || plan.stride == -1)) {
+    // A moved region's zone may lie in two slabs; a run stays in one.
+    const uint32_t in_slab = zone.region->IndexInSlab(vpn);
+    const uint32_t room = plan.stride > 0 ? kSlabPages - in_slab : in_slab + 1;
+    count = ExtendRun(zone, index, PageState::kRemote, std::min(plan.count, room),
+                      static_cast<int>(plan.stride));
+    if (plan.stride < 0) first = index - (count - 1);
+  }
+  const bool strided = plan.count > 1 && plan.stride != 1 && plan.stride != -1;
+  if (!strided) Planned(owner, plan, count);
+
+  const std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(first)));
+  for (uint32_t i = 0; i < count; ++i) {
+    SPIRITOS_CHECK(Verify(zone, first + i, bytes + (size_t{i} << kPageShift)),
+                   "page {:#x} came back from the pool with other bytes than were sent: the "
+                   "pool's memory is corrupt and no other copy exists",
+                   zone.vpn(first + i).raw());
+  }
+  parts_.metrics.Add(Metric::kFetchedPages, count);
+  if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
+  PublishRun(zone, first, count, fault_->Fill(zone.vpn(first), count, bytes));
+  if (strided) Planned(owner, plan, BringStrided(plan));
+}
+
+uint32_t Pager::BringStrided(const PrefetchPlan& plan) noexcept {
+  Epoch::Guard guard(parts_.regions.epoch());
+  uint32_t brought = 1;
+  for (; brought < plan.count; ++brought) {
+    const Vpn vpn = plan.first + PageCount(plan.stride * int64_t{brought});
+    Region* const region = parts_.regions.Find(vpn.address(), guard);
+    Zone* const zone = region == nullptr ? nullptr : region->FindZone(vpn);
+    if (zone == nullptr) break;
+    const uint32_t index = Zone::IndexOf(vpn);
+    if (!in_place_) {
+      if (fetcher_.StartWindow(*zone, index, 1) == 0) break;
+      continue;
+    }
+    PageWord word = zone->pages[index].Load();
+    if (word.state() == PageState::kResident) continue;
+    if (word.state() != PageState::kRemote || !word.slot_valid()) break;
+    if (evictors_->TakeMore(1) == 0) break;
+    if (!zone->pages[index].Take(word, word.ToLoading())) {
+      parts_.cache.Give(1);
+      break;
+    }
+    if (zone->word.Load().gate_closed()) {
+      Unclaim(*zone, index, word);
+      parts_.cache.Give(1);
+      break;
+    }
+    parts_.zones.NoteFill(*zone);
+    const std::byte* const bytes = parts_.remote.Direct(region->SlotOf(vpn));
+    SPIRITOS_CHECK(Verify(*zone, index, bytes),
+                   "page {:#x} came back from the pool with other bytes than were sent", vpn.raw());
+    parts_.metrics.Add(Metric::kFetchedPages);
+    parts_.metrics.Add(Metric::kPrefetchedPages);
+    PublishRun(*zone, index, 1, fault_->Fill(vpn, 1, bytes));
+  }
+  return brought;
+}
+
+void Pager::LoadByReading(Zone& zone, uint32_t index) noexcept {
+  Fetcher::DemandRead read;
+  fetcher_.Begin(read, zone, index);
+  ReadAhead(zone, index);
+  const std::byte* const bytes = fetcher_.End(read, zone, index);
+  PublishRun(zone, index, 1, fault_->Fill(zone.vpn(index), 1, bytes));
+  fetcher_.Release(read);
+  fetcher_.PollWindows();
+}
+
+void Pager::ReadAhead(Zone& zone, uint32_t index) noexcept {
+  CorePrefetcher* owner = nullptr;
+  const Vpn vpn = zone.vpn(index);
+  const PrefetchPlan plan = Plan(vpn, fetcher_.max_window(), &owner);
+  if (plan.count <= 1) return Planned(owner, plan, 1);
+  if (plan.stride != 1 && plan.stride != -1) return Planned(owner, plan, BringStrided(plan));
+  // The next window begins behind what is here or on its way already.
+  uint32_t ahead = 1;
+  const auto index_at = [&](uint32_t i) { return plan.stride > 0 ? index + i : index - i; };
+  while (index_at(ahead) < kZonePages && ahead <= fetcher_.max_window()) {
+    const PageState state = zone.pages[index_at(ahead)].Load().state();
+    if (state == PageState::kRemote || state == PageState::kEmpty) break;
+    ++ahead;
+  }
+  const uint32_t start = index_at(ahead);
+  if (start < kZonePages) {
+    const uint32_t room = plan.stride > 0 ? kZonePages - start : start + 1;
+    const uint32_t count = std::min(plan.count, room);
+    const uint32_t begin = plan.stride > 0 ? start : start - (count - 1);
+    const uint32_t started = fetcher_.StartWindow(zone, begin, count);
+    if (started != 0) parts_.metrics.Add(Metric::kPrefetchedPages, started);
+  }
+  Planned(owner, plan, ahead);
+}
+
+bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
+  Fetcher::Window* const window = fetcher_.TakeReady(word);
+  if (window == nullptr) {
+    // Somebody fills it or gives it up: a few microseconds.
+    WaitForPage(zone, index, [word](PageWord now) { return now != word; });
+    parts_.cache.Give(1);
+    return false;
+  }
+  // One frame is here, for the demanded page; pages without one go back.
+  int64_t frames = window->count <= 1
+                       ? 0
+                       : evictors_->TakeMore(window->count - 1);
+  uint32_t claimed = 0;
+  uint32_t run_begin = window->first;
+  bool demanded = false;
+  const auto fill = [&](uint32_t end) {
+    if (claimed == 0) return;
+    parts_.zones.NoteFill(zone);
+    const std::byte* const bytes =
+        window->buffer + (size_t{run_begin - window->first} << kPageShift);
+    PublishRun(zone, run_begin, end - run_begin,
+               fault_->Fill(zone.vpn(run_begin), end - run_begin, bytes));
+    claimed = 0;
+  };
+  for (uint32_t i = window->first; i < window->first + window->count; ++i) {
+    AtomicPageWord& page = zone.pages[i];
+    PageWord now = page.Load();
+    const bool stands =
+        now.state() == PageState::kStandby && now.staging_buffer() == word.staging_buffer();
+    const bool has_frame = i == index || frames > 0;
+    if (!stands || !has_frame || !page.Take(now, now.ToLoading())) {
+      fill(i);
+      if (stands && now.state() == PageState::kStandby && page.Take(now, now.StandbyToRemote())) {
+        parts_.parker.Unpark(&page);
+      }
+      continue;
+    }
+    if (zone.word.Load().gate_closed()) [[unlikely]] {
+      page.Publish(now.StandbyToRemote());
+      parts_.parker.Unpark(&page);
+      fill(i);
+      continue;
+    }
+    if (claimed++ == 0) run_begin = i;
+    if (i == index) {
+      demanded = true;
+    } else {
+      --frames;
+    }
+  }
+  fill(window->first + window->count);
+  fetcher_.Free(*window);
+  const int64_t unused = frames + (demanded ? 0 : 1);
+  if (unused > 0) parts_.cache.Give(unused);
+  if (!demanded) return false;
+  parts_.metrics.Add(Metric::kStandbyHits);
+  ReadAhead(zone, index);
+  fetcher_.PollWindows();
+  return true;
 }
 
 PageWord Pager::ResidentWord(PageWord loading) const noexcept {

@@ -26,11 +26,13 @@
 #include "libos/base/range_map.h"
 #include "libos/evict/evictor_group.h"
 #include "libos/fault/fault_backend.h"
+#include "libos/fetcher.h"
 #include "libos/mem/free_frame_cache.h"
 #include "libos/mem/page_hash.h"
 #include "libos/mem/region.h"
 #include "libos/mem/zone.h"
 #include "libos/mem/zone_lists.h"
+#include "libos/prefetch/prefetcher.h"
 #include "libos/remote/remote_backend.h"
 
 namespace spiritos {
@@ -82,11 +84,26 @@ class Pager final : public FaultSink {
   // the word must be looked at again.
   bool Load(Zone& zone, uint32_t index, PageWord word) noexcept;
   void LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept;
-  void LoadFromPool(Zone& zone, uint32_t index, PageWord word) noexcept;
+  // From a pool that is memory of this process: the page and the run that the
+  // prefetcher names in one Fill, straight from the slots.
+  void LoadInPlace(Zone& zone, uint32_t index) noexcept;
+  // From any other pool: reads ahead while the demanded page is on its way.
+  void LoadByReading(Zone& zone, uint32_t index) noexcept;
+  // From a window that stands by: all of it in one Fill. False when it was gone.
+  bool LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept;
+
+  struct CorePrefetcher;
+  // The plan of this core's prefetcher; none while another fault is at it.
+  PrefetchPlan Plan(Vpn vpn, uint32_t max_window, CorePrefetcher** owner) noexcept;
+  void Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t brought) noexcept;
+  // Brings single pages at the plan's distance.
+  uint32_t BringStrided(const PrefetchPlan& plan) noexcept;
+  void ReadAhead(Zone& zone, uint32_t index) noexcept;
 
   // Claims pages after `index` that are like it, for one Fill; the run's length,
   // the first included. Frames for all but the first are taken here.
-  uint32_t ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most) noexcept;
+  uint32_t ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most,
+                     int direction) noexcept;
   // Ends the claims of a run as `outcome` says.
   void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome) noexcept;
   PageWord ResidentWord(PageWord loading) const noexcept;
@@ -109,7 +126,10 @@ class Pager final : public FaultSink {
   FaultBackend* fault_ = nullptr;
   EvictorGroup* evictors_ = nullptr;
   const std::byte* zeroes_ = nullptr;  // options_.fault_around pages.
+  bool in_place_ = true;               // The pool is memory of this process.
   AtomicHistogram* fault_times_ = nullptr;  // One per core.
+  CorePrefetcher* prefetchers_ = nullptr;   // One per core.
+  Fetcher fetcher_;
   double ns_per_tick_ = 1;
 };
 

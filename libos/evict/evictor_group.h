@@ -49,6 +49,14 @@ class EvictorGroup {
     }
   }
 
+  // Up to `n` frames for pages that nobody waits for yet: read-ahead leaves the
+  // last ones to faults. Never waits. Context: signal.
+  int64_t TakeMore(int64_t n) noexcept {
+    const int64_t taken = cache_.TryTakeMore(n, context_.frames.watermarks().min);
+    CheckLevel();
+    return taken;
+  }
+
   // Sweeps pages [begin, end) of a zone at once, whoever's list it is on.
   // Returns the frames freed. Waits for a sweep in progress. Context: nofault.
   uint32_t SweepNow(Zone& zone, uint32_t begin, uint32_t end) noexcept;
@@ -68,7 +76,7 @@ class EvictorGroup {
   friend class Evictor;
 
   void TakeFrameSlow() noexcept;
-  // At each refill of a core's magazine.
+  // Whenever the pool was asked for frames.
   void CheckLevel() noexcept;
   // Sweeps a part of the oldest zone in the calling thread; frames freed.
   uint32_t SweepInline() noexcept;

@@ -23,6 +23,7 @@ class EmbeddedBackend final : public RemoteBackend {
 
   IoResult PlaceSlab(SlotId* first) noexcept override;
   void ReleaseSlab(SlotId first) noexcept override;
+  bool addressable() const override { return true; }
   std::byte* Direct(SlotId slot) noexcept override {
     return memory_.data() + (slot.raw() << kPageShift);
   }

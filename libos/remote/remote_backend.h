@@ -77,6 +77,9 @@ class RemoteBackend {
   // Gives a slab back. REQUIRES: no request on it is pending.
   virtual void ReleaseSlab(SlotId first) noexcept = 0;
 
+  // Whether slots are memory of this process: Direct() is never null then, and
+  // always null otherwise.
+  virtual bool addressable() const = 0;
   // The slot's 4096 bytes, followed by those of the rest of its slab; null where
   // slots are not memory of this process.
   virtual std::byte* Direct(SlotId slot) noexcept = 0;

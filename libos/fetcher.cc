@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// Demand reads, and windows from claim to standby.
+#include "libos/fetcher.h"
+
+#include <algorithm>
+
+#include "libos/base/check.h"
+#include "libos/base/core.h"
+#include "libos/mem/region.h"
+
+namespace spiritos {
+
+Fetcher::Fetcher(RemoteBackend& remote, FreeFramePool& frames, Parker& parker,
+                 const PageHasher& hasher, Metrics& metrics)
+    : remote_(remote), frames_(frames), parker_(parker), hasher_(hasher), metrics_(metrics) {}
+
+bool Fetcher::Init(PinnedArena& arena, uint32_t max_window) noexcept {
+  const auto budget = static_cast<uint32_t>(std::min<int64_t>(frames_.budget().raw(), 1 << 20));
+  const uint32_t singles = std::clamp(2 * CoreCount(), 8u, 64u);
+  max_window_ = std::min(max_window, std::max(1u, budget / 64));
+  window_count_ = std::clamp(budget / 16 / max_window_, 2u, kMaxWindows);
+  const int64_t total = singles + int64_t{window_count_} * max_window_;
+  if (frames_.TryTake(total) != total) return false;
+  if (!pages_.Init(arena, singles, 1)) return false;
+  windows_ = arena.NewArray<Window>(window_count_);
+  if (windows_ == nullptr) return false;
+  for (uint32_t w = 0; w < window_count_; ++w) {
+    windows_[w].buffer =
+        static_cast<std::byte*>(arena.Allocate(size_t{max_window_} * kPageSize, kPageSize));
+    if (windows_[w].buffer == nullptr) return false;
+  }
+  return true;
+}
+
+void Fetcher::SubmitDemand(DemandRead& read) noexcept {
+  read.request.status.store(IoStatus::kPending, std::memory_order_relaxed);
+  while (remote_.Submit(read.request) == IoResult::kBusy) {
+    if (!remote_.Poll(Lane::kDemand)) CpuRelax();
+  }
+}
+
+void Fetcher::Begin(DemandRead& read, Zone& zone, uint32_t index) noexcept {
+  read.vpn = zone.vpn(index);
+  read.request.op = IoOp::kRead;
+  read.request.lane = Lane::kDemand;
+  read.request.first = zone.region->SlotOf(read.vpn);
+  read.request.pages = 1;
+  read.request.memory = pages_.Take(parker_);
+  SubmitDemand(read);
+}
+
+const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index) noexcept {
+  for (int attempt = 1;; ++attempt) {
+    remote_.Wait(read.request);
+    const bool arrived = read.request.status.load(std::memory_order_acquire) == IoStatus::kDone;
+    if (arrived && hasher_.Hash(read.request.memory) == zone.hashes[index]) [[likely]] {
+      metrics_.Add(Metric::kFetchedPages);
+      return read.request.memory;
+    }
+    if (arrived) metrics_.Add(Metric::kCorruptPages);
+    SPIRITOS_CHECK(attempt < kAttempts,
+                   "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and "
+                   "no other copy exists (SPIRITOS_POOL)",
+                   read.vpn.raw(), arrived ? "its bytes are not those that were sent" : "read failed",
+                   arrived ? 0 : read.request.error, attempt);
+    metrics_.Add(Metric::kFetchRetries);
+    SubmitDemand(read);
+  }
+}
+
+void Fetcher::Release(DemandRead& read) noexcept { pages_.Give(read.request.memory, parker_); }
+
+Fetcher::Window* Fetcher::TakeFree() noexcept {
+  for (int round = 0; round < 2; ++round) {
+    for (uint32_t w = 0; w < window_count_; ++w) {
+      uint32_t state = Window::kFree;
+      if (windows_[w].state.compare_exchange_strong(state, Window::kTaken,
+                                                    std::memory_order_acq_rel)) {
+        return &windows_[w];
+      }
+    }
+    if (!ReclaimOldest()) break;
+  }
+  return nullptr;
+}
+
+bool Fetcher::ReclaimOldest() noexcept {
+  Window* oldest = nullptr;
+  for (uint32_t w = 0; w < window_count_; ++w) {
+    Window& window = windows_[w];
+    if (window.state.load(std::memory_order_acquire) != Window::kReady) continue;
+    if (oldest == nullptr || window.started < oldest->started) oldest = &window;
+  }
+  uint32_t state = Window::kReady;
+  if (oldest == nullptr || !oldest->state.compare_exchange_strong(state, Window::kTaken,
+                                                                  std::memory_order_acq_rel)) {
+    return false;
+  }
+  const auto number = static_cast<uint32_t>(oldest - windows_);
+  Zone& zone = *oldest->zone.load(std::memory_order_relaxed);
+  for (uint32_t i = oldest->first; i < oldest->first + oldest->count; ++i) {
+    PageWord word = zone.pages[i].Load();
+    if (word.state() != PageState::kStandby || word.staging_buffer() != number) continue;
+    if (zone.pages[i].Take(word, word.StandbyToRemote())) {
+      metrics_.Add(Metric::kPrefetchWaste);
+      parker_.Unpark(&zone.pages[i]);
+    }
+  }
+  Free(*oldest);
+  return true;
+}
+
+void Fetcher::Free(Window& window) noexcept {
+  window.state.store(Window::kFree, std::memory_order_release);
+}
+
+uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexcept {
+  const Vpn vpn = zone.vpn(index);
+  if (!zone.region->SlabOf(vpn).placed()) return 0;
+  count = std::min({count, max_window_, kZonePages - index,
+                    kSlabPages - zone.region->IndexInSlab(vpn)});
+  Window* const window = TakeFree();
+  if (window == nullptr) return 0;
+  uint32_t claimed = 0;
+  while (claimed < count) {
+    AtomicPageWord& page = zone.pages[index + claimed];
+    PageWord word = page.Load();
+    if (word.state() != PageState::kRemote || !word.slot_valid()) break;
+    if (!page.Take(word, word.ToLoading())) break;
+    ++claimed;
+  }
+  const auto take_back = [&] {
+    for (uint32_t i = index; i < index + claimed; ++i) {
+      const PageWord word = zone.pages[i].Load();
+      zone.pages[i].Publish(word.ZappedToRemote(word.age()));
+      parker_.Unpark(&zone.pages[i]);
+    }
+    Free(*window);
+    return 0u;
+  };
+  if (claimed == 0 || zone.word.Load().gate_closed()) return take_back();
+  window->zone.store(&zone, std::memory_order_relaxed);
+  window->first = index;
+  window->count = claimed;
+  window->started = clock_.fetch_add(1, std::memory_order_relaxed);
+  IoRequest& request = window->request;
+  request.op = IoOp::kRead;
+  request.lane = Lane::kPrefetch;
+  request.first = zone.region->SlotOf(vpn);
+  request.pages = claimed;
+  request.memory = window->buffer;
+  request.status.store(IoStatus::kPending, std::memory_order_relaxed);
+  if (remote_.Submit(request) != IoResult::kOk) return take_back();
+  reading_.fetch_add(1, std::memory_order_relaxed);
+  // Release: publishes what the window is about. Pairs with PollWindows().
+  window->state.store(Window::kReading, std::memory_order_release);
+  return claimed;
+}
+
+void Fetcher::PollWindows() noexcept {
+  if (reading_.load(std::memory_order_relaxed) == 0) return;
+  remote_.Poll(Lane::kPrefetch);
+  for (uint32_t w = 0; w < window_count_; ++w) {
+    Window& window = windows_[w];
+    uint32_t state = window.state.load(std::memory_order_acquire);
+    if (state != Window::kReading || !window.request.final()) continue;
+    if (window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
+      Arrived(window, w);
+    }
+  }
+}
+
+void Fetcher::Arrived(Window& window, uint32_t number) noexcept {
+  reading_.fetch_sub(1, std::memory_order_relaxed);
+  Zone& zone = *window.zone.load(std::memory_order_relaxed);
+  const bool arrived = window.request.status.load(std::memory_order_acquire) == IoStatus::kDone;
+  bool any = false;
+  for (uint32_t i = 0; i < window.count; ++i) {
+    AtomicPageWord& page = zone.pages[window.first + i];
+    const PageWord word = page.Load();
+    const std::byte* const bytes = window.buffer + (size_t{i} << kPageShift);
+    // What does not match goes back: the demand read will try again, and say so.
+    const bool good = arrived && hasher_.Hash(bytes) == zone.hashes[window.first + i];
+    any = any || good;
+    page.Publish(good ? word.ZappedToStandby(word.age(), number)
+                      : word.ZappedToRemote(word.age()));
+  }
+  // Ready before the wake-ups: a touched page must find its window.
+  window.state.store(any ? Window::kReady : Window::kFree, std::memory_order_release);
+  if (arrived) metrics_.Add(Metric::kFetchedPages, window.count);
+  for (uint32_t i = 0; i < window.count; ++i) parker_.Unpark(&zone.pages[window.first + i]);
+}
+
+bool Fetcher::AwaitWindow(const Zone& zone, uint32_t index) noexcept {
+  for (uint32_t w = 0; w < window_count_; ++w) {
+    Window& window = windows_[w];
+    if (window.state.load(std::memory_order_acquire) != Window::kReading) continue;
+    if (window.zone.load(std::memory_order_relaxed) != &zone) continue;
+    if (index - window.first >= window.count) continue;
+    // Should the window have moved on meanwhile, its request is final or belongs
+    // to a newer read: waiting for that is late, not wrong.
+    remote_.Wait(window.request);
+    PollWindows();
+    return true;
+  }
+  return false;
+}
+
+Fetcher::Window* Fetcher::TakeReady(PageWord word) noexcept {
+  Window& window = windows_[word.staging_buffer()];
+  uint32_t state = Window::kReady;
+  return window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)
+             ? &window
+             : nullptr;
+}
+
+}  // namespace spiritos

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pushing, reaping, and sleeping by the protocol of the header.
+#include "libos/remote/file_ring.h"
+
+#include <cerrno>
+
+#include "libos/base/check.h"
+#include "libos/base/clock.h"
+#include "libos/base/failpoint.h"
+#include "libos/base/parker.h"
+
+namespace spiritos {
+namespace {
+
+// About what a wake-up costs: beyond it sleeping is cheaper.
+constexpr uint64_t kSpinNs = 20'000;
+// Every so many waits spin although it has not paid lately: the disk may have
+// become faster.
+constexpr uint32_t kSpinProbe = 64;
+// A request that gets nowhere so many times in a row fails.
+constexpr uint32_t kMaxAttempts = 16;
+// Refusals of io_uring_enter after which an entry is left to the next who polls.
+constexpr int kMaxRefusals = 8;
+
+class ErrnoKeeper {
+ public:
+  ErrnoKeeper() : saved_(errno) {}
+  ~ErrnoKeeper() { errno = saved_; }
+
+ private:
+  const int saved_;
+};
+
+// Not the file's answer: ask again. ECANCELED: the submitting thread has exited.
+bool IsTransient(int error) {
+  return error == EINTR || error == EAGAIN || error == ECANCELED;
+}
+
+bool HasReadAndWrite(io_uring& ring) {
+  io_uring_probe* const probe = io_uring_get_probe_ring(&ring);
+  if (probe == nullptr) return false;
+  const bool has = io_uring_opcode_supported(probe, IORING_OP_READ) != 0 &&
+                   io_uring_opcode_supported(probe, IORING_OP_WRITE) != 0;
+  io_uring_free_probe(probe);
+  return has;
+}
+
+}  // namespace
+
+int FileRing::Init(int file) noexcept {
+  io_uring_params params{};
+  params.flags = IORING_SETUP_CQSIZE;
+  params.cq_entries = kCompletionEntries;
+  if (const int error = io_uring_queue_init_params(kSubmissionEntries, &ring_, &params)) {
+    return -error;
+  }
+  // Without NODROP an overflow would lose completions.
+  if ((params.features & IORING_FEAT_NODROP) == 0 || !HasReadAndWrite(ring_)) {
+    io_uring_queue_exit(&ring_);
+    return ENOSYS;
+  }
+  io_uring_ring_dontfork(&ring_);  // Best effort: a child does not use the pool.
+  fixed_file_ = io_uring_register_files(&ring_, &file, 1) == 0;
+  file_ = file;
+  may_spin_ = UsableCores() > 1;
+  for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
+  LockGuard guard(lock_);
+  for (Op& op : ops_) {
+    op.ring = this;
+    op.next_free = free_;
+    free_ = &op;
+  }
+  return 0;
+}
+
+void FileRing::Close() noexcept {
+  {
+    LockGuard guard(lock_);
+    SPIRITOS_DCHECK(in_flight_ == 0, "{} requests in flight on a ring that closes", in_flight_);
+  }
+  io_uring_queue_exit(&ring_);
+}
+
+IoResult FileRing::Submit(IoRequest& request) noexcept {
+  {
+    LockGuard guard(lock_);
+    // A held head keeps completions that are done with in the queue; what resumes
+    // adds more of them: hence a window's margin.
+    const unsigned kept = reaped_.load(std::memory_order_relaxed) - published_;
+    if (free_ == nullptr || kept + in_flight_ >= kCompletionEntries - kWindow) {
+      return IoResult::kBusy;
+    }
+    Op& op = *free_;
+    free_ = op.next_free;
+    ++in_flight_;
+    op.request = &request;
+    op.begin_ns = NowNs();
+    op.done_bytes = 0;
+    op.attempts = 0;
+    request.next = reinterpret_cast<IoRequest*>(&op);
+    request.status.store(IoStatus::kPending, std::memory_order_relaxed);
+    PushLocked(op);
+  }
+  Flush();
+  return IoResult::kOk;
+}
+
+// The kernel moves the queue's head once per io_uring_enter, so entries that it
+// has taken may still count: one call's worth, and no Op is pushed twice before
+// that call ends. Twice the window is therefore always enough.
+void FileRing::PushLocked(Op& op) noexcept {
+  const IoRequest& request = *op.request;
+  const unsigned tail = *ring_.sq.ktail;
+  io_uring_sqe* const entry = &ring_.sq.sqes[tail & ring_.sq.ring_mask];
+  std::byte* const memory = request.memory + op.done_bytes;
+  const auto bytes =
+      static_cast<unsigned>((size_t{request.pages} << kPageShift) - op.done_bytes);
+  const uint64_t offset = (request.first.raw() << kPageShift) + op.done_bytes;
+  const int file = fixed_file_ ? 0 : file_;
+  if (request.op == IoOp::kRead) {
+    io_uring_prep_read(entry, file, memory, bytes, offset);
+  } else {
+    io_uring_prep_write(entry, file, memory, bytes, offset);
+  }
+  if (fixed_file_) io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
+  io_uring_sqe_set_data64(entry, static_cast<uint64_t>(&op - ops_.data()));
+  io_uring_smp_store_release(ring_.sq.ktail, tail + 1);  // Publishes the entry.
+}
+
+unsigned FileRing::Unsubmitted() const noexcept {
+  return io_uring_smp_load_acquire(ring_.sq.ktail) - io_uring_smp_load_acquire(ring_.sq.khead);
+}
+
+void FileRing::Enter(unsigned submit, unsigned wait_for) noexcept {
+  const ErrnoKeeper keeper;
+  const unsigned flags = wait_for != 0 ? IORING_ENTER_GETEVENTS : 0;
+  // What it did is read off the queues: another thread may have submitted for us,
+  // or we for it.
+  static_cast<void>(io_uring_enter(static_cast<unsigned>(ring_.ring_fd), submit, wait_for, flags,
+                                   nullptr));
+}
+
+void FileRing::Flush() noexcept {
+  for (int refusals = 0; refusals < kMaxRefusals; ++refusals) {
+    const unsigned unsubmitted = Unsubmitted();
+    if (unsubmitted == 0) return;
+    Enter(unsubmitted, 0);
+  }
+  // The kernel is out of memory: Poll() and Block() try again.
+}
+
+void FileRing::WakeFollowersLocked(Op& op, Wakes& wakes) noexcept {
+  if (!op.followed) return;
+  op.followed = false;
+  --followed_ops_;
+  op.turn.fetch_add(1, std::memory_order_release);
+  wakes.words[wakes.count++] = &op.turn;
+}
+
+void FileRing::ElectLocked(Wakes& wakes) noexcept {
+  if (leader_ || followed_ops_ == 0) return;
+  for (Op& op : ops_) {
+    if (op.followed) return WakeFollowersLocked(op, wakes);
+  }
+}
+
+bool FileRing::CompleteLocked(Op& op, int32_t result, Wakes& wakes) noexcept {
+  IoRequest& request = *op.request;
+  const uint64_t all = uint64_t{request.pages} << kPageShift;
+  int error = result < 0 ? -result : 0;
+  if (error == 0) {
+    // Direct I/O goes on at a page: the piece of one that was moved is moved again.
+    const uint64_t moved = static_cast<uint64_t>(result) & ~uint64_t{kPageSize - 1};
+    op.done_bytes += moved;
+    if (moved != 0) op.attempts = 0;
+    if (op.done_bytes < all) error = EIO;  // Unless it gets on.
+  }
+  if (error != 0 && (result >= 0 || IsTransient(error)) && ++op.attempts < kMaxAttempts) {
+    PushLocked(op);
+    return false;
+  }
+  if (error == 0) {
+    error = request.op == IoOp::kRead ? SPIRITOS_FAILPOINT(kBackendRead)
+                                      : SPIRITOS_FAILPOINT(kBackendWrite);
+  }
+  const auto took = static_cast<int64_t>(NowNs() - op.begin_ns);
+  const auto typical = static_cast<int64_t>(typical_ns_.load(std::memory_order_relaxed));
+  typical_ns_.store(static_cast<uint64_t>(typical + (took - typical) / 8),
+                    std::memory_order_relaxed);
+  WakeFollowersLocked(op, wakes);
+  op.led = false;
+  op.request = nullptr;
+  op.next_free = free_;
+  free_ = &op;
+  --in_flight_;
+  request.Finish(error);  // Its owner may be gone from here on.
+  return true;
+}
+
+uint32_t FileRing::ReapLocked(Wakes& wakes) noexcept {
+  uint32_t finished = 0;
+  unsigned reaped = reaped_.load(std::memory_order_relaxed);
+  const unsigned tail = io_uring_smp_load_acquire(ring_.cq.ktail);
+  while (reaped != tail && !wakes.full()) {
+    const io_uring_cqe& completion = ring_.cq.cqes[reaped & ring_.cq.ring_mask];
+    Op& op = ops_[completion.user_data];
+    const bool led = op.led;
+    const bool done = CompleteLocked(op, completion.res, wakes);
+    if (done && led && !head_held_) {
+      head_held_ = true;
+      published_ = reaped;
+      io_uring_smp_store_release(ring_.cq.khead, published_);
+    }
+    finished += done ? 1 : 0;
+    ++reaped;
+  }
+  reaped_.store(reaped, std::memory_order_relaxed);
+  if (!head_held_ && published_ != reaped) {
+    published_ = reaped;
+    io_uring_smp_store_release(ring_.cq.khead, published_);
+  }
+  return finished;
+}
+
+void FileRing::Settle(const Wakes& wakes) noexcept {
+  for (uint32_t i = 0; i < wakes.count; ++i) FutexWake(*wakes.words[i], INT32_MAX);
+  if (Unsubmitted() != 0) Flush();
+}
+
+bool FileRing::Poll() noexcept {
+  if (io_uring_smp_load_acquire(ring_.cq.ktail) == reaped_.load(std::memory_order_relaxed)) {
+    if (Unsubmitted() != 0) Flush();
+    return false;
+  }
+  if (!lock_.try_lock()) return false;  // Its holder reaps, or will poll itself.
+  Wakes wakes;
+  const uint32_t finished = ReapLocked(wakes);
+  lock_.unlock();
+  Settle(wakes);
+  return finished != 0;
+}
+
+bool FileRing::SpinPays() noexcept {
+  if (!may_spin_) return false;
+  return typical_ns_.load(std::memory_order_relaxed) < 2 * kSpinNs ||
+         waits_.fetch_add(1, std::memory_order_relaxed) % kSpinProbe == 0;
+}
+
+void FileRing::Wait(IoRequest& request) noexcept {
+  if (request.final()) return;
+  FileRing& ring = *OpOf(request).ring;
+  if (ring.SpinPays()) {
+    const uint64_t end_ns = NowNs() + kSpinNs;
+    do {
+      ring.Poll();
+      if (request.final()) return;
+      CpuRelax();
+    } while (NowNs() < end_ns);
+  }
+  while (!ring.Block(request)) {
+  }
+}
+
+bool FileRing::Block(IoRequest& request) noexcept {
+  Wakes wakes;
+  Op* op = nullptr;
+  bool leads = false;
+  uint32_t turn = 0;
+  {
+    LockGuard guard(lock_);
+    ReapLocked(wakes);
+    if (request.final()) {
+      ElectLocked(wakes);  // We may be a follower that was elected meanwhile.
+    } else {
+      op = &OpOf(request);  // Ours for as long as the request is pending.
+      leads = !leader_;
+      if (leads) {
+        leader_ = true;
+        op->led = true;
+      } else if (!op->followed) {
+        op->followed = true;
+        ++followed_ops_;
+      }
+      turn = op->turn.load(std::memory_order_relaxed);
+    }
+  }
+  Settle(wakes);
+  if (op == nullptr) return true;
+  if (!leads) {
+    FutexWait(op->turn, turn);
+    return false;
+  }
+  Enter(Unsubmitted(), 1);
+  Wakes after;
+  {
+    LockGuard guard(lock_);
+    leader_ = false;
+    head_held_ = false;
+    if (!request.final()) op->led = false;
+    ReapLocked(after);
+  }
+  Settle(after);
+  return false;  // The next round elects, or leads on.
+}
+
+}  // namespace spiritos
