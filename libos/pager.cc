@@ -459,7 +459,10 @@ bool Pager::Thaw(Zone& zone, uint32_t index, PageWord word) noexcept {
     }
     parts_.parker.Unpark(&page);
   };
-  if (SPIRITOS_PLANTED(kUnprotectAfterResident)) publish();
+  if (SPIRITOS_PLANTED(kUnprotectAfterResident)) {
+    publish();
+    SPIRITOS_PAUSE_POINT(kRescueClaimed);
+  }
   const MapOutcome outcome = fault_->Thaw({zone.vpn(index), 1});
   SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
                  "un-protecting page {:#x} failed with errno {}", zone.vpn(index).raw(),

@@ -109,6 +109,7 @@ void Sweep::GiveBackVictims() noexcept {
 }
 
 void Sweep::Write(const EvictContext& context) noexcept {
+  SPIRITOS_PAUSE_POINT(kFrozen);
   request_count_ = reaped_ = 0;
   request_open_ = false;
   for (uint32_t v = 0; v < victim_count_; ++v) {
@@ -260,10 +261,10 @@ void Sweep::WaitForWrites(const EvictContext& context) noexcept {
 }
 
 uint32_t Sweep::Finish(const EvictContext& context) noexcept {
-  SPIRITOS_PAUSE_POINT(kBeforeDrop);
   if (SPIRITOS_PLANTED(kThawOverLeaving)) {
     static_cast<void>(context.fault.Thaw({zone_->vpn(first_), last_ - first_ + 1}));
   }
+  SPIRITOS_PAUSE_POINT(kBeforeDrop);
   zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
   uint32_t freed = 0;
   if (ClaimZaps(context) != 0) {

@@ -35,6 +35,7 @@ constexpr uint32_t kBlockPages = 16;
 constexpr uint32_t kThreads = 4;
 constexpr size_t kWords = kPageSize / 8;
 constexpr size_t kCounterWord = 1;
+constexpr size_t kToggleWord = kWords - 2;
 
 struct Settings {
   uint64_t operations = 300'000;
@@ -43,6 +44,7 @@ struct Settings {
   uint64_t budget_mib = 16;
   uint64_t seconds = 0;  // Ends early after this long; 0 = no limit.
   uint64_t min_arrows = 0;
+  bool chaos = false;
   std::vector<std::string> options;
   std::string plant;
 };
@@ -58,7 +60,7 @@ struct Shadow {
 uint64_t Stamp(uint64_t page, uint64_t version) {
   return version == 0 ? 0 : (page << 32) ^ version;
 }
-size_t MovingWord(uint64_t page) { return 2 + page * 37 % (kWords - 3); }
+size_t MovingWord(uint64_t page) { return 2 + page * 37 % (kWords - 4); }
 
 class Stress {
  public:
@@ -195,7 +197,18 @@ class Stress {
   void HammerOwn(uint32_t thread) {
     for (uint64_t i = 0; i < 4000 && !failed_; ++i) {
       Increment((i % 4 * kThreads + thread) * kBlockPages + i % 3);
+      if (i % 16 == 0) Toggle(thread * kBlockPages + 3, (i / 16) % 2);
     }
+  }
+  // A page whose contents come back to what they were: a slot that is wrongly
+  // called valid shows when it is fetched.
+  void Toggle(uint64_t page, uint64_t value) {
+    auto word = WordAt(page, kToggleWord);
+    const uint64_t other = 1 - value;
+    const uint64_t found = word.load(std::memory_order_relaxed);
+    if (found > 1) Fail("page {} toggle word holds {:#x}", page, found);
+    word.store(value, std::memory_order_relaxed);
+    if (word.load(std::memory_order_relaxed) == other) Fail("page {} toggle was lost", page);
   }
   void EvictHot() {
     for (int i = 0; i < 20; ++i) {
@@ -212,7 +225,9 @@ class Stress {
   }
 
   void PinSome(uint32_t thread, Rng& rng) {
-    const uint64_t page = OwnBlock(thread, rng) * kBlockPages;
+    // Half the time a hot block, which others send away all the time.
+    const uint64_t block = rng() % 2 == 0 ? thread : OwnBlock(thread, rng);
+    const uint64_t page = block * kBlockPages;
     const AddressRange range = PagesAt(page, kBlockPages);
     const absl::Status status = space_.Pin(range);
     if (absl::IsResourceExhausted(status)) return;
@@ -373,6 +388,19 @@ bool ReportArrows(uint64_t least) {
   return enough;
 }
 
+// Stretches the moments that races need: a random wait at every pause point.
+void Dawdle() {
+  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
+  const uint64_t until = NowNs() + rng() % 100'000;
+  while (NowNs() < until) std::this_thread::yield();
+}
+
+void UnleashChaos() {
+  for (uint32_t p = 0; p < static_cast<uint32_t>(PausePoint::kCount); ++p) {
+    Failpoints::SetPause(static_cast<PausePoint>(p), Dawdle);
+  }
+}
+
 bool Plant(const std::string& name) {
   const std::pair<const char*, PlantedBug> bugs[] = {
       {"unprotect-after-resident", PlantedBug::kUnprotectAfterResident},
@@ -392,6 +420,7 @@ bool Plant(const std::string& name) {
 
 #else
 bool ReportArrows(uint64_t) { return true; }
+void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
 
@@ -405,6 +434,7 @@ int Main(int argc, char** argv) {
   app.add_option("--budget", settings.budget_mib, "local memory, MiB");
   app.add_option("--seconds", settings.seconds, "time limit; 0 = none");
   app.add_option("--min-arrows", settings.min_arrows, "least count of every arrow");
+  app.add_flag("--chaos", settings.chaos, "random waits at pause points");
   app.add_option("--plant", settings.plant, "switch a known bug on");
   app.add_option("options", settings.options, "NAME=value space options");
   CLI11_PARSE(app, argc, argv);
@@ -412,6 +442,7 @@ int Main(int argc, char** argv) {
     fmt::print("no planted bug \"{}\" in this build\n", settings.plant);
     return 2;
   }
+  if (settings.chaos) UnleashChaos();
   auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
   auto space = options.ok() ? Space::Create(*options) : options.status();
   if (!space.ok()) {

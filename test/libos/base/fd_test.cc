@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// UniqueFd: closed once, by its last owner.
+#include "libos/base/fd.h"
+
+#include <fcntl.h>
+
+#include <catch2/catch.hpp>
+
+namespace spiritos {
+namespace {
+
+bool IsOpen(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
+TEST_CASE("the last owner closes a descriptor", "[base]") {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  {
+    UniqueFd first(ends[0]);
+    UniqueFd second(ends[1]);
+    CHECK(first.valid());
+    UniqueFd moved(std::move(first));
+    CHECK_FALSE(first.valid());
+    CHECK(moved.get() == ends[0]);
+    moved = std::move(second);
+    CHECK_FALSE(IsOpen(ends[0]));
+    CHECK(moved.get() == ends[1]);
+    CHECK(IsOpen(ends[1]));
+  }
+  CHECK_FALSE(IsOpen(ends[1]));
+}
+
+TEST_CASE("a descriptor moved onto itself stays open, reset it is closed", "[base]") {
+  UniqueFd fd(dup(STDERR_FILENO));
+  const int raw = fd.get();
+  UniqueFd& same = fd;
+  fd = std::move(same);
+  CHECK(fd.get() == raw);
+  CHECK(IsOpen(raw));
+  fd.Reset();
+  CHECK_FALSE(fd.valid());
+  CHECK_FALSE(IsOpen(raw));
+  fd.Reset();
+  CHECK_FALSE(UniqueFd().valid());
+}
+
+}  // namespace
+}  // namespace spiritos
