@@ -18,6 +18,20 @@ PinnedArena::~PinnedArena() {
   }
 }
 
+PinnedArena::Chunk* PinnedArena::MapChunk(size_t size, Chunk* next) noexcept {
+  const size_t padded = size + kChunkSize;
+  void* const mapped = mmap(nullptr, padded, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<std::byte*>(mapped);
+  const size_t head = (kChunkSize - reinterpret_cast<uintptr_t>(begin) % kChunkSize) % kChunkSize;
+  if (head != 0) munmap(begin, head);
+  if (head != kChunkSize) munmap(begin + head + size, kChunkSize - head);
+  madvise(begin + head, size, MADV_HUGEPAGE);
+  mlock2(begin + head, size, MLOCK_ONFAULT);  // Best effort; see the header.
+  return ::new (begin + head) Chunk{next, size};
+}
+
 void* PinnedArena::Allocate(size_t size, size_t alignment) noexcept {
   const int saved_errno = errno;
   LockGuard guard(lock_);
@@ -28,18 +42,15 @@ void* PinnedArena::Allocate(size_t size, size_t alignment) noexcept {
   std::byte* p = cursor_ == nullptr ? nullptr : align_up(cursor_);
   if (p == nullptr || p + size > limit_) {
     const size_t needed = sizeof(Chunk) + alignment + size;
-    const size_t chunk_size =
-        (std::max(needed, kChunkSize) + kPageSize - 1) / kPageSize * kPageSize;
-    void* const mapped = mmap(nullptr, chunk_size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) {
+    const size_t chunk_size = (needed + kChunkSize - 1) / kChunkSize * kChunkSize;
+    Chunk* const chunk = MapChunk(chunk_size, chunks_);
+    if (chunk == nullptr) {
       errno = saved_errno;
       return nullptr;
     }
-    mlock2(mapped, chunk_size, MLOCK_ONFAULT);  // Best effort; see the header.
-    chunks_ = ::new (mapped) Chunk{chunks_, chunk_size};
-    cursor_ = static_cast<std::byte*>(mapped) + sizeof(Chunk);
-    limit_ = static_cast<std::byte*>(mapped) + chunk_size;
+    chunks_ = chunk;
+    cursor_ = reinterpret_cast<std::byte*>(chunk) + sizeof(Chunk);
+    limit_ = reinterpret_cast<std::byte*>(chunk) + chunk_size;
     p = align_up(cursor_);
   }
   cursor_ = p + size;

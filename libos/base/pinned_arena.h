@@ -53,7 +53,10 @@ class PinnedArena {
     Chunk* next;
     size_t size;
   };
-  static constexpr size_t kChunkSize = size_t{1} << 20;
+  static Chunk* MapChunk(size_t size, Chunk* next) noexcept;
+  // One huge page, where the kernel gives it: books of random pages are read at
+  // every fault.
+  static constexpr size_t kChunkSize = size_t{1} << 21;
 
   SpinLock lock_{LockRank::kArena};
   Chunk* chunks_ ABSL_GUARDED_BY(lock_) = nullptr;
