@@ -27,13 +27,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "libos/base/export.h"
 #include "libos/base/options.h"
 #include "libos/base/units.h"
 #include "libos/stats.h"
 
 namespace spiritos {
 
-class Space {
+class SPIRITOS_PUBLIC Space {
  public:
   static absl::StatusOr<std::unique_ptr<Space>> Create(const Options& options);
   ~Space();
@@ -90,7 +91,7 @@ class Space {
 
  private:
   friend class SpaceTestPeer;
-  class Impl;
+  class SPIRITOS_HIDDEN Impl;
   explicit Space(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

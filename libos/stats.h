@@ -10,13 +10,14 @@
 #include <cstdint>
 #include <string>
 
+#include "libos/base/export.h"
 #include "libos/base/histogram.h"
 #include "libos/base/metrics.h"
 #include "libos/base/units.h"
 
 namespace spiritos {
 
-struct Stats {
+struct SPIRITOS_PUBLIC Stats {
   MetricArray counters{};  // Indexed by Metric; see operator[].
 
   // Frames, in pages.

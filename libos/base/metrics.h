@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "libos/base/core.h"
+#include "libos/base/export.h"
 #include "libos/base/units.h"
 
 namespace spiritos {
@@ -76,7 +77,7 @@ struct MetricInfo {
   std::string_view name;
   std::string_view help;
 };
-const std::array<MetricInfo, kMetricCount>& MetricTable();
+SPIRITOS_PUBLIC const std::array<MetricInfo, kMetricCount>& MetricTable();
 
 class Metrics {
  public:

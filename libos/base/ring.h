@@ -21,7 +21,8 @@ class Ring {
  public:
   static_assert(std::is_trivially_copyable_v<T>);
 
-  // Cells come from `arena`. REQUIRES: `capacity` is a power of two; called once
+  // Cells come from `arena`. REQUIRES: `capacity` is a power of two and at least 2
+  // (with one cell "written" and "free again" are the same turn); called once
   // before use. False when memory is short.
   [[nodiscard]] bool Init(PinnedArena& arena, size_t capacity) noexcept {
     cells_ = arena.NewArray<Cell>(capacity);
