@@ -87,8 +87,8 @@ class SPIRITOS_PUBLIC FarHeap {
  private:
   friend class FarHeapTestPeer;
   class SPIRITOS_HIDDEN Impl;
-  static absl::StatusOr<std::unique_ptr<FarHeap>> CreateOver(std::unique_ptr<ExtentSource> source,
-                                                             const FarHeapOptions& options);
+  SPIRITOS_HIDDEN static absl::StatusOr<std::unique_ptr<FarHeap>> CreateOver(
+      std::unique_ptr<ExtentSource> source, const FarHeapOptions& options);
   explicit FarHeap(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
 };

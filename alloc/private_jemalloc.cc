@@ -7,7 +7,7 @@
 
 #include <cerrno>
 
-#define SPIRITOS_HIDDEN __attribute__((visibility("hidden")))
+#include "libos/base/export.h"
 
 // narenas: arena 0 serves jemalloc's own books, all others have our hooks.
 // tcache: threads' automatic caches stay empty, since every call names a cache or

@@ -13,13 +13,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "libos/base/export.h"
+
 // Keeps <jemalloc/jemalloc.h> from declaring malloc and its kin: its functions
 // become je_*, which do not exist.
 #define JEMALLOC_NO_RENAME
 #include <jemalloc/jemalloc.h>
 
 // Hidden: the shared library exports none of them.
-#define SPIRITOS_JEMALLOC extern "C" __attribute__((visibility("hidden")))
+#define SPIRITOS_JEMALLOC extern "C" SPIRITOS_HIDDEN
 SPIRITOS_JEMALLOC void* spiritos_je_mallocx(size_t size, int flags) noexcept;
 SPIRITOS_JEMALLOC size_t spiritos_je_xallocx(void* pointer, size_t size, size_t extra,
                                              int flags) noexcept;

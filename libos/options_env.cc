@@ -241,7 +241,8 @@ absl::StatusOr<Options> ApplyOptions(Options base, const std::vector<std::string
 
 absl::StatusOr<Options> OptionsFromEnvironment(Options base) {
   std::vector<std::string> variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
+  // clearenv(3) leaves no array at all.
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
     const std::string_view variable(*entry);
     if (!variable.starts_with("SPIRITOS_")) continue;
     const bool foreign = std::any_of(std::begin(kForeign), std::end(kForeign),
@@ -268,6 +269,10 @@ absl::Status CheckOptions(const Options& options) {
   if (options.evict.pipeline == 0 || options.evict.pipeline > 4) {
     return InvalidArgument("pipeline {} is outside 1..4 zones (SPIRITOS_EVICT_PIPELINE)",
                            options.evict.pipeline);
+  }
+  if (options.evict.max_evictors > 4) {
+    return InvalidArgument("{} evictors are outside 0..4 (SPIRITOS_MAX_EVICTORS)",
+                           options.evict.max_evictors);
   }
   if (options.evict.max_evictors == 0 && options.evict.assist == EvictOptions::Assist::kNever) {
     return InvalidArgument(

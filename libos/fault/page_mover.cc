@@ -198,6 +198,8 @@ MapOutcome PageMover::DropSingly(std::span<const PageRun> runs, uint32_t done) n
       sched_yield();
       error = MadviseDontNeed(run);
     }
+    // Here ENOMEM does not mean memory: something in the range is not mapped.
+    if (error == ENOMEM) return {MapResult::kGone, done, error};
     if (error != 0) return Failed(error, done);
     done += run.count;
   }

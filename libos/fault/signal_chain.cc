@@ -4,6 +4,7 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <cerrno>
 #include <mutex>
 
@@ -14,15 +15,21 @@ namespace {
 
 // Written under install_mutex before the handler is in place.
 struct sigaction previous_action;
+// The previous handler was for one signal (SA_RESETHAND) and has had it.
+std::atomic<bool> previous_spent{false};
 std::mutex install_mutex;
 int install_count = 0;
 
 // Runs what was there before us. For the default action the handler is reset:
 // the access faults again and ends the process as if we had never been.
 void Chain(int signal, siginfo_t* info, void* context) {
-  const bool asynchronous = info->si_code <= 0;  // Sent by kill(2) and the like.
+  // Nothing faults again after what kill(2) and the like sent, nor after a memory
+  // error that was reported ahead of its use.
+  const bool asynchronous = info->si_code <= 0 || info->si_code == BUS_MCEERR_AO;
   if (previous_action.sa_handler == SIG_IGN && asynchronous) return;
-  if (previous_action.sa_handler == SIG_DFL || previous_action.sa_handler == SIG_IGN) {
+  const bool one_shot = (previous_action.sa_flags & static_cast<int>(SA_RESETHAND)) != 0;
+  if (previous_action.sa_handler == SIG_DFL || previous_action.sa_handler == SIG_IGN ||
+      (one_shot && previous_spent.exchange(true))) {
     struct sigaction fallback {};
     fallback.sa_handler = SIG_DFL;
     sigaction(signal, &fallback, nullptr);
@@ -82,7 +89,9 @@ absl::Status SignalChain::Install() {
     for (const int synchronous : {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGABRT}) {
       sigdelset(&action.sa_mask, synchronous);
     }
-    if (sigaction(SIGBUS, &action, &previous_action) != 0) {
+    previous_spent = false;
+    if (sigaction(SIGBUS, nullptr, &previous_action) != 0 ||
+        sigaction(SIGBUS, &action, nullptr) != 0) {
       return ErrnoStatus(errno, "sigaction(SIGBUS)");
     }
   }

@@ -32,7 +32,9 @@ void FreeFramePool::SetLevels(PageCount budget) noexcept {
   low_ = marks.low;
   high_ = marks.high;
   const auto tick = static_cast<uint64_t>(std::max<int64_t>(1, budget.raw() / 128));
-  tick_shift_ = static_cast<uint32_t>(std::bit_width(tick) - 1);
+  const auto shift = static_cast<uint64_t>(std::bit_width(tick) - 1);
+  const auto offset = static_cast<uint16_t>(now() - TickOf(handed_out(), shift));
+  clock_ = (uint64_t{offset} << 6) | shift;
 }
 
 Watermarks FreeFramePool::watermarks() const noexcept {

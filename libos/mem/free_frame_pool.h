@@ -46,7 +46,7 @@ class FreeFramePool {
   // Returns frames: debt first, then waiters in order, then the pool.
   void Give(int64_t n) noexcept;
 
-  // A place in the queue. It must be waited for or abandoned.
+  // A place in the queue. It must be waited for until it is granted.
   uint64_t Enqueue() noexcept;
   bool Granted(uint64_t ticket) const noexcept {
     return static_cast<int64_t>(granted_.load(std::memory_order_acquire) - ticket) > 0;
@@ -54,7 +54,10 @@ class FreeFramePool {
   // Returns when the ticket holds a frame, or after `timeout_ns` (0 = no limit).
   bool Wait(uint64_t ticket, uint64_t timeout_ns) noexcept;
   uint64_t waiters() const noexcept {
-    return issued_.load(std::memory_order_relaxed) - granted_.load(std::memory_order_relaxed);
+    // Acquire: the tickets granted were issued before, so the difference is no
+    // less than zero.
+    const uint64_t granted = granted_.load(std::memory_order_acquire);
+    return issued_.load(std::memory_order_relaxed) - granted;
   }
 
   // Changes the budget; shrinking takes free frames and leaves the rest as debt.
@@ -65,8 +68,8 @@ class FreeFramePool {
   Watermarks watermarks() const noexcept;
 
   uint16_t now() const noexcept {
-    return static_cast<uint16_t>(handed_out_.load(std::memory_order_relaxed) >>
-                                 tick_shift_.load(std::memory_order_relaxed));
+    return TickOf(handed_out_.load(std::memory_order_relaxed),
+                  clock_.load(std::memory_order_relaxed));
   }
   // Frames handed out since the start.
   uint64_t handed_out() const noexcept { return handed_out_.load(std::memory_order_relaxed); }
@@ -74,6 +77,11 @@ class FreeFramePool {
  private:
   static constexpr size_t kWakeSlots = 64;
 
+  // `clock` is log2 of the frames to a tick in its low 6 bits and, above them,
+  // what is added so that a new budget goes on where the old one was.
+  static uint16_t TickOf(uint64_t handed_out, uint64_t clock) noexcept {
+    return static_cast<uint16_t>((handed_out >> (clock & 63)) + (clock >> 6));
+  }
   void SetLevels(PageCount budget) noexcept;
   void PublishLevel() noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -83,7 +91,7 @@ class FreeFramePool {
 
   alignas(kCacheLine) std::atomic<int64_t> level_{0};
   std::atomic<uint64_t> handed_out_{0};
-  std::atomic<uint32_t> tick_shift_{0};
+  std::atomic<uint64_t> clock_{0};
   std::atomic<int64_t> budget_{0};
   std::atomic<int64_t> min_{0};
   std::atomic<int64_t> low_{0};

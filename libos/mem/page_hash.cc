@@ -9,6 +9,9 @@
 #pragma GCC diagnostic pop
 #include <sys/random.h>
 
+#include <algorithm>
+#include <cerrno>
+
 #include "libos/base/check.h"
 
 namespace spiritos {
@@ -88,9 +91,11 @@ PageHash WideCopy(const uint64_t* key, std::byte* to, const std::byte* page) {
 
 PageHasher::PageHasher() {
   size_t have = 0;
-  while (have < sizeof(key_)) {  // getrandom(2) gives at most 256 bytes at once for sure.
-    const ssize_t n =
-        getrandom(reinterpret_cast<char*>(key_.data()) + have, sizeof(key_) - have, 0);
+  while (have < sizeof(key_)) {
+    // More than 256 bytes at once may be cut short or refused because of a signal.
+    const size_t wanted = std::min(sizeof(key_) - have, size_t{256});
+    const ssize_t n = getrandom(reinterpret_cast<char*>(key_.data()) + have, wanted, 0);
+    if (n < 0 && errno == EINTR) continue;  // The kernel's pool was not yet seeded.
     SPIRITOS_CHECK(n > 0, "getrandom failed: no key for page hashes");
     have += static_cast<size_t>(n);
   }

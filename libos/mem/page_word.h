@@ -60,7 +60,8 @@ class PageWord {
   constexpr PageState state() const { return static_cast<PageState>(raw_ & kStateMask); }
   // The slot holds exactly what the page's stored hash says.
   constexpr bool slot_valid() const { return (raw_ & kSlotValid) != 0; }
-  // The page is all zero; the slot counts as invalid. Meaningful while remote.
+  // The page is all zero; the slot counts as invalid. Never set while Resident: a
+  // store would make it untrue unseen.
   constexpr bool zero() const { return (raw_ & kZero) != 0; }
   // A write to the page's slot is posted and not acknowledged: no victim.
   constexpr bool write_in_flight() const { return (raw_ & kWriteInFlight) != 0; }
@@ -84,12 +85,14 @@ class PageWord {
   constexpr PageWord ToLeaving() const { return WithState(PageState::kLeaving); }
   constexpr PageWord ToThawing() const { return WithState(PageState::kThawing); }
   constexpr PageWord ThawedToResident(uint16_t now, uint32_t hot, uint32_t credit) const {
-    return WithState(PageState::kResident).WithHeat(hot, credit).WithAge(now);
+    return WithState(PageState::kResident).WithHeat(hot, credit).WithAge(now).With(kZero, false);
   }
   constexpr PageWord ToZapping() const { return WithState(PageState::kZapping); }
   // Leaving or Zapping whose write or zap failed: it stays, frozen until the
   // zone thaws.
-  constexpr PageWord BackToResident() const { return WithState(PageState::kResident); }
+  constexpr PageWord BackToResident() const {
+    return WithState(PageState::kResident).With(kZero, false);
+  }
   constexpr PageWord ZappedToRemote(uint16_t now) const {
     return WithState(PageState::kRemote).WithAge(now).WithAux(0);
   }

@@ -8,14 +8,16 @@
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/parker.h"
+#include "libos/remote/ring_issuer.h"
 
 namespace spiritos {
 namespace {
 
 // About what a wake-up costs: beyond it sleeping is cheaper.
-constexpr uint64_t kSpinNs = 20'000;
-// Every so many waits spin although it has not paid lately: the disk may have
-// become faster.
+constexpr uint64_t kSpinNs = 25'000;
+// A spin that saw its request finish earns a credit, another loses one. Without
+// credit one wait in so many spins: the disk may have become faster.
+constexpr uint32_t kMaxSpinCredit = 16;
 constexpr uint32_t kSpinProbe = 64;
 // A request that gets nowhere so many times in a row fails.
 constexpr uint32_t kMaxAttempts = 16;
@@ -32,9 +34,7 @@ class ErrnoKeeper {
 };
 
 // Not the file's answer: ask again. ECANCELED: the submitting thread has exited.
-bool IsTransient(int error) {
-  return error == EINTR || error == EAGAIN || error == ECANCELED;
-}
+bool IsTransient(int error) { return error == EINTR || error == EAGAIN || error == ECANCELED; }
 
 bool HasReadAndWrite(io_uring& ring) {
   io_uring_probe* const probe = io_uring_get_probe_ring(&ring);
@@ -47,11 +47,9 @@ bool HasReadAndWrite(io_uring& ring) {
 
 }  // namespace
 
-int FileRing::Init(int file) noexcept {
+int FileRing::Init(int file, RingIssuer* issuer) noexcept {
   io_uring_params params{};
-  params.flags = IORING_SETUP_CQSIZE;
-  params.cq_entries = kCompletionEntries;
-  if (const int error = io_uring_queue_init_params(kSubmissionEntries, &ring_, &params)) {
+  if (const int error = io_uring_queue_init_params(kEntries, &ring_, &params)) {
     return -error;
   }
   // Without NODROP an overflow would lose completions.
@@ -62,7 +60,9 @@ int FileRing::Init(int file) noexcept {
   io_uring_ring_dontfork(&ring_);  // Best effort: a child does not use the pool.
   fixed_file_ = io_uring_register_files(&ring_, &file, 1) == 0;
   file_ = file;
+  issuer_ = issuer;
   may_spin_ = UsableCores() > 1;
+  spin_credit_.store(kMaxSpinCredit, std::memory_order_relaxed);
   for (unsigned i = 0; i < ring_.sq.ring_entries; ++i) ring_.sq.array[i] = i;
   LockGuard guard(lock_);
   for (Op& op : ops_) {
@@ -84,24 +84,18 @@ void FileRing::Close() noexcept {
 IoResult FileRing::Submit(IoRequest& request) noexcept {
   {
     LockGuard guard(lock_);
-    // A held head keeps completions that are done with in the queue; what resumes
-    // adds more of them: hence a window's margin.
-    const unsigned kept = reaped_.load(std::memory_order_relaxed) - published_;
-    if (free_ == nullptr || kept + in_flight_ >= kCompletionEntries - kWindow) {
-      return IoResult::kBusy;
-    }
+    if (free_ == nullptr) return IoResult::kBusy;
     Op& op = *free_;
     free_ = op.next_free;
     ++in_flight_;
     op.request = &request;
-    op.begin_ns = NowNs();
     op.done_bytes = 0;
     op.attempts = 0;
     request.next = reinterpret_cast<IoRequest*>(&op);
     request.status.store(IoStatus::kPending, std::memory_order_relaxed);
     PushLocked(op);
   }
-  Flush();
+  Launch();
   return IoResult::kOk;
 }
 
@@ -113,8 +107,7 @@ void FileRing::PushLocked(Op& op) noexcept {
   const unsigned tail = *ring_.sq.ktail;
   io_uring_sqe* const entry = &ring_.sq.sqes[tail & ring_.sq.ring_mask];
   std::byte* const memory = request.memory + op.done_bytes;
-  const auto bytes =
-      static_cast<unsigned>((size_t{request.pages} << kPageShift) - op.done_bytes);
+  const auto bytes = static_cast<unsigned>((size_t{request.pages} << kPageShift) - op.done_bytes);
   const uint64_t offset = (request.first.raw() << kPageShift) + op.done_bytes;
   const int file = fixed_file_ ? 0 : file_;
   if (request.op == IoOp::kRead) {
@@ -136,35 +129,43 @@ void FileRing::Enter(unsigned submit, unsigned wait_for) noexcept {
   const unsigned flags = wait_for != 0 ? IORING_ENTER_GETEVENTS : 0;
   // What it did is read off the queues: another thread may have submitted for us,
   // or we for it.
-  static_cast<void>(io_uring_enter(static_cast<unsigned>(ring_.ring_fd), submit, wait_for, flags,
-                                   nullptr));
+  static_cast<void>(
+      io_uring_enter(static_cast<unsigned>(ring_.ring_fd), submit, wait_for, flags, nullptr));
 }
 
-void FileRing::Flush() noexcept {
+bool FileRing::Flush() noexcept {
   for (int refusals = 0; refusals < kMaxRefusals; ++refusals) {
     const unsigned unsubmitted = Unsubmitted();
-    if (unsubmitted == 0) return;
+    if (unsubmitted == 0) return true;
     Enter(unsubmitted, 0);
   }
-  // The kernel is out of memory: Poll() and Block() try again.
+  return Unsubmitted() == 0;
 }
 
-void FileRing::WakeFollowersLocked(Op& op, Wakes& wakes) noexcept {
+void FileRing::Launch() noexcept {
+  if (issuer_ != nullptr) {
+    issuer_->Kick();
+  } else if (!Flush()) {
+    stuck_.store(true, std::memory_order_release);  // Who polls or waits tries again.
+  }
+}
+
+void FileRing::WakeFollowersLocked(Op& op, Debts& debts) noexcept {
   if (!op.followed) return;
   op.followed = false;
   --followed_ops_;
   op.turn.fetch_add(1, std::memory_order_release);
-  wakes.words[wakes.count++] = &op.turn;
+  debts.words[debts.count++] = &op.turn;
 }
 
-void FileRing::ElectLocked(Wakes& wakes) noexcept {
+void FileRing::ElectLocked(Debts& debts) noexcept {
   if (leader_ || followed_ops_ == 0) return;
   for (Op& op : ops_) {
-    if (op.followed) return WakeFollowersLocked(op, wakes);
+    if (op.followed) return WakeFollowersLocked(op, debts);
   }
 }
 
-bool FileRing::CompleteLocked(Op& op, int32_t result, Wakes& wakes) noexcept {
+bool FileRing::CompleteLocked(Op& op, int32_t result, Debts& debts) noexcept {
   IoRequest& request = *op.request;
   const uint64_t all = uint64_t{request.pages} << kPageShift;
   int error = result < 0 ? -result : 0;
@@ -177,17 +178,14 @@ bool FileRing::CompleteLocked(Op& op, int32_t result, Wakes& wakes) noexcept {
   }
   if (error != 0 && (result >= 0 || IsTransient(error)) && ++op.attempts < kMaxAttempts) {
     PushLocked(op);
+    debts.resumed = true;
     return false;
   }
   if (error == 0) {
     error = request.op == IoOp::kRead ? SPIRITOS_FAILPOINT(kBackendRead)
                                       : SPIRITOS_FAILPOINT(kBackendWrite);
   }
-  const auto took = static_cast<int64_t>(NowNs() - op.begin_ns);
-  const auto typical = static_cast<int64_t>(typical_ns_.load(std::memory_order_relaxed));
-  typical_ns_.store(static_cast<uint64_t>(typical + (took - typical) / 8),
-                    std::memory_order_relaxed);
-  WakeFollowersLocked(op, wakes);
+  WakeFollowersLocked(op, debts);
   op.led = false;
   op.request = nullptr;
   op.next_free = free_;
@@ -197,80 +195,80 @@ bool FileRing::CompleteLocked(Op& op, int32_t result, Wakes& wakes) noexcept {
   return true;
 }
 
-uint32_t FileRing::ReapLocked(Wakes& wakes) noexcept {
+uint32_t FileRing::ReapLocked(Debts& debts) noexcept {
   uint32_t finished = 0;
   unsigned reaped = reaped_.load(std::memory_order_relaxed);
   const unsigned tail = io_uring_smp_load_acquire(ring_.cq.ktail);
-  while (reaped != tail && !wakes.full()) {
-    const io_uring_cqe& completion = ring_.cq.cqes[reaped & ring_.cq.ring_mask];
+  while (reaped != tail && !debts.full()) {
+    const io_uring_cqe& completion = ring_.cq.cqes[reaped++ & ring_.cq.ring_mask];
     Op& op = ops_[completion.user_data];
     const bool led = op.led;
-    const bool done = CompleteLocked(op, completion.res, wakes);
-    if (done && led && !head_held_) {
-      head_held_ = true;
-      published_ = reaped;
-      io_uring_smp_store_release(ring_.cq.khead, published_);
-    }
-    finished += done ? 1 : 0;
-    ++reaped;
+    if (!CompleteLocked(op, completion.res, debts)) continue;
+    ++finished;
+    head_held_ |= led;
   }
   reaped_.store(reaped, std::memory_order_relaxed);
-  if (!head_held_ && published_ != reaped) {
-    published_ = reaped;
-    io_uring_smp_store_release(ring_.cq.khead, published_);
-  }
+  io_uring_smp_store_release(ring_.cq.khead, head_held_ ? reaped - 1 : reaped);
   return finished;
 }
 
-void FileRing::Settle(const Wakes& wakes) noexcept {
-  for (uint32_t i = 0; i < wakes.count; ++i) FutexWake(*wakes.words[i], INT32_MAX);
-  if (Unsubmitted() != 0) Flush();
+void FileRing::Settle(const Debts& debts) noexcept {
+  for (uint32_t i = 0; i < debts.count; ++i) FutexWake(*debts.words[i], INT32_MAX);
+  // Cleared before looking: what another thread leaves now, it marks again.
+  if (debts.resumed || (stuck_.load(std::memory_order_relaxed) &&
+                        stuck_.exchange(false, std::memory_order_acq_rel))) {
+    Launch();
+  }
 }
 
 bool FileRing::Poll() noexcept {
   if (io_uring_smp_load_acquire(ring_.cq.ktail) == reaped_.load(std::memory_order_relaxed)) {
-    if (Unsubmitted() != 0) Flush();
+    Settle({});
     return false;
   }
   if (!lock_.try_lock()) return false;  // Its holder reaps, or will poll itself.
-  Wakes wakes;
-  const uint32_t finished = ReapLocked(wakes);
+  Debts debts;
+  const uint32_t finished = ReapLocked(debts);
   lock_.unlock();
-  Settle(wakes);
+  Settle(debts);
   return finished != 0;
 }
 
-bool FileRing::SpinPays() noexcept {
-  if (!may_spin_) return false;
-  return typical_ns_.load(std::memory_order_relaxed) < 2 * kSpinNs ||
-         waits_.fetch_add(1, std::memory_order_relaxed) % kSpinProbe == 0;
+void FileRing::Spin(const IoRequest& request) noexcept {
+  const uint32_t credit = spin_credit_.load(std::memory_order_relaxed);
+  const bool probe = waits_.fetch_add(1, std::memory_order_relaxed) % kSpinProbe == 0;
+  if (!may_spin_ || (credit == 0 && !probe)) return;
+  const uint64_t end_ns = NowNs() + kSpinNs;
+  do {
+    Poll();
+    if (request.final()) {
+      // Two at once may lose one of their changes: it is a hint.
+      if (credit < kMaxSpinCredit) spin_credit_.store(credit + 1, std::memory_order_relaxed);
+      return;
+    }
+    CpuRelax();
+  } while (NowNs() < end_ns);
+  if (credit != 0) spin_credit_.store(credit - 1, std::memory_order_relaxed);
 }
 
 void FileRing::Wait(IoRequest& request) noexcept {
   if (request.final()) return;
   FileRing& ring = *OpOf(request).ring;
-  if (ring.SpinPays()) {
-    const uint64_t end_ns = NowNs() + kSpinNs;
-    do {
-      ring.Poll();
-      if (request.final()) return;
-      CpuRelax();
-    } while (NowNs() < end_ns);
-  }
+  ring.Spin(request);
   while (!ring.Block(request)) {
   }
 }
 
 bool FileRing::Block(IoRequest& request) noexcept {
-  Wakes wakes;
+  Debts debts;
   Op* op = nullptr;
   bool leads = false;
   uint32_t turn = 0;
   {
     LockGuard guard(lock_);
-    ReapLocked(wakes);
+    ReapLocked(debts);
     if (request.final()) {
-      ElectLocked(wakes);  // We may be a follower that was elected meanwhile.
+      ElectLocked(debts);  // We may be a follower that was elected meanwhile.
     } else {
       op = &OpOf(request);  // Ours for as long as the request is pending.
       leads = !leader_;
@@ -284,14 +282,15 @@ bool FileRing::Block(IoRequest& request) noexcept {
       turn = op->turn.load(std::memory_order_relaxed);
     }
   }
-  Settle(wakes);
+  Settle(debts);
   if (op == nullptr) return true;
   if (!leads) {
     FutexWait(op->turn, turn);
     return false;
   }
-  Enter(Unsubmitted(), 1);
-  Wakes after;
+  // With entries to submit the call fails rather than sleeps if it cannot.
+  Enter(stuck_.load(std::memory_order_acquire) ? Unsubmitted() : 0, 1);
+  Debts after;
   {
     LockGuard guard(lock_);
     leader_ = false;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Caches of cores: who gets which, and that nothing is left behind.
 #include "alloc/core_caches.h"
 
 #include <sched.h>
@@ -30,7 +31,9 @@ struct CachesRig {
   }
 
   void* Allocate(size_t size) {
-    return caches->With([=](int flags) { return spiritos_je_mallocx(size, flags); });
+    void* p = nullptr;
+    caches->With([&](int flags) { p = spiritos_je_mallocx(size, flags); });
+    return p;
   }
   void Free(void* p) {
     caches->With([=](int flags) { spiritos_je_dallocx(p, flags); });

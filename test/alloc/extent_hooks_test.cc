@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The hook table as jemalloc calls it, without jemalloc.
 #include "alloc/extent_hooks.h"
 
 #include <cstring>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Standard containers over far heaps.
 #include "alloc/far_allocator.h"
 
 #include <deque>

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The heap over a real space: frames, slots and faults are those of this kernel.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -186,6 +191,39 @@ TEST_CASE("threads churn in a heap three times the budget", "[alloc][uffd]") {
   CHECK(space->GetStats()[Metric::kLostPages] == 0);
   heap->Purge();
   CHECK(heap->GetUsage().allocated == 0);
+}
+
+TEST_CASE("a forked child may destroy the heap that it does not have", "[alloc][uffd]") {
+  auto space = MakeSpace(8_MiB);
+  auto heap = MakeHeap(*space, {.max_size = 64_MiB});
+  std::atomic<bool> stop{false};
+  std::thread thread([&] {
+    std::vector<void*> live(2000);
+    for (size_t n = 0; !stop; ++n) {
+      void*& p = live[n * 7919 % live.size()];
+      heap->Free(p);
+      const size_t size = 1 + n * 97 % 10'000;
+      p = heap->Allocate(size);
+      if (p != nullptr) std::memset(p, 1, size);
+    }
+  });
+  bool ok = true;
+  for (int i = 0; i < 10; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);  // A deadlock ends the child, not the test run.
+      heap.reset();
+      _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    ok = ok && status == 0;
+  }
+  stop = true;
+  thread.join();
+  CHECK(ok);
+  CHECK(space->GetStats()[Metric::kLostPages] == 0);
 }
 
 TEST_CASE("a heap larger than its space can hold is refused", "[alloc][uffd]") {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The heap over plain memory that can be closed, refused and watched.
 #include "alloc/far_malloc.h"
 
 #include <sys/wait.h>

@@ -24,7 +24,7 @@ TEST_CASE("with no reader Synchronize returns", "[base]") {
 
 TEST_CASE("Synchronize waits for a reader that began before it", "[base]") {
   const auto epoch = std::make_unique<Epoch>();
-  const uint32_t rounds = Rounds(300);
+  const uint32_t rounds = Rounds(3'000);
   std::atomic<uint32_t> begun{0};
   std::atomic<uint32_t> ended{0};
   std::atomic<uint32_t> calling{0};
@@ -68,7 +68,7 @@ TEST_CASE("readers that keep coming do not hold Synchronize up", "[base]") {
       }
       return;
     }
-    for (uint32_t i = 0; i < Rounds(500); ++i) epoch->Synchronize();
+    for (uint32_t i = 0; i < Rounds(10'000); ++i) epoch->Synchronize();
     stop = true;
   });
   CHECK(readers > 0);
@@ -132,7 +132,7 @@ TEST_CASE("readers, in signal handlers too, never see what was retired", "[base]
   REQUIRE(sigaction(SIGUSR1, &action, &old) == 0);
 
   constexpr uint32_t kReaders = 2;
-  const uint32_t rounds = Rounds(2'000);
+  const uint32_t rounds = Rounds(20'000);
   std::atomic<bool> stop{false};
   std::array<std::atomic<pthread_t>, kReaders> ids{};
   RunTogether(kReaders + 1, [&](uint32_t thread) {

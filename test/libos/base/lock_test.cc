@@ -17,7 +17,7 @@ namespace {
 template <typename Lock>
 void CheckExclusion(Lock& lock) {
   constexpr uint32_t kThreads = 4;
-  const uint32_t rounds = Rounds(50'000);
+  const uint32_t rounds = Rounds(300'000);
   uint64_t first = 0;
   uint64_t second = 0;
   std::atomic<uint64_t> torn{0};

@@ -41,7 +41,7 @@ TEST_CASE("waiters on one key all see their own change", "[base]") {
   INFO("seed " << seed);
   const auto parker = std::make_unique<Parker>();
   parker->set_spins(GENERATE(0u, 50u));
-  const uint32_t rounds = Rounds(2'000);
+  const uint32_t rounds = Rounds(20'000);
   std::array<std::atomic<uint32_t>, kWaiters> steps{};
   std::atomic<uint32_t> finished{0};
   RunTogether(kWaiters + kChangers, [&](uint32_t thread) {

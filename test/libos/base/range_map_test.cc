@@ -119,7 +119,7 @@ TEST_CASE("readers find what stays, and nothing dead, while ranges come and go",
   RunTogether(kWriters + kReaders, [&](uint32_t thread) {
     std::mt19937_64 random(seed + thread);
     if (thread < kWriters) {
-      for (uint32_t round = 0; round < Rounds(1'500); ++round) {
+      for (uint32_t round = 0; round < Rounds(10'000); ++round) {
         const uint32_t slot = random() % kOwners;
         Owner& owner = owners[thread][slot];
         owner.first = thread * 1000 + 100 + slot * 100;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// RemoteRig: one pool of each kind for the tests that all must pass, requests that
+// are submitted and awaited, and page contents that tell slots and versions apart.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "libos/base/mapping.h"
+#include "libos/remote/embedded_backend.h"
+#include "libos/remote/file_backend.h"
+#include "libos/remote/shaped_backend.h"
+
+namespace spiritos {
+
+// A directory of the test's own, gone with it. Under TMPDIR, so that a run can be
+// pointed at another file system.
+class TempDir {
+ public:
+  TempDir() {
+    path_ = (std::filesystem::temp_directory_path() / "spiritos_test_XXXXXX").string();
+    REQUIRE(mkdtemp(path_.data()) != nullptr);
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string file(const char* name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+// Page-aligned near memory.
+class Pages {
+ public:
+  explicit Pages(uint32_t count) {
+    auto memory = Mapping::Anonymous(Bytes(size_t{count} << kPageShift), kPageSize, "test pages");
+    REQUIRE(memory.ok());
+    memory_ = *std::move(memory);
+  }
+  std::byte* operator[](uint32_t page) const {
+    return memory_.data() + (size_t{page} << kPageShift);
+  }
+
+ private:
+  Mapping memory_;
+};
+
+inline uint64_t WordOf(uint64_t slot, uint64_t version, uint64_t index) {
+  return (slot * 0x9E3779B97F4A7C15ull) ^ (version * 0xC2B2AE3D27D4EB4Full) ^ index;
+}
+inline void WritePage(std::byte* page, uint64_t slot, uint64_t version) {
+  for (uint64_t i = 0; i < kPageSize / 8; ++i) {
+    const uint64_t word = WordOf(slot, version, i);
+    std::memcpy(page + 8 * i, &word, 8);
+  }
+}
+inline bool PageHolds(const std::byte* page, uint64_t slot, uint64_t version) {
+  for (uint64_t i = 0; i < kPageSize / 8; ++i) {
+    const uint64_t word = WordOf(slot, version, i);
+    if (std::memcmp(page + 8 * i, &word, 8) != 0) return false;
+  }
+  return true;
+}
+
+inline void Prepare(IoRequest& request, IoOp op, Lane lane, SlotId first, uint32_t pages,
+                    std::byte* memory) {
+  request.op = op;
+  request.lane = lane;
+  request.first = first;
+  request.pages = pages;
+  request.memory = memory;
+  request.error = 0;
+  request.status.store(IoStatus::kIdle);
+}
+inline void SubmitWhenFree(RemoteBackend& pool, IoRequest& request) {
+  while (pool.Submit(request) == IoResult::kBusy) {
+    if (!pool.Poll(request.lane)) sched_yield();
+  }
+}
+// 0, or the errno that the request failed with.
+inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t pages,
+               std::byte* memory) {
+  IoRequest request;
+  Prepare(request, op, lane, first, pages, memory);
+  SubmitWhenFree(pool, request);
+  pool.Wait(request);
+  return request.status.load() == IoStatus::kDone ? 0 : request.error;
+}
+
+inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
+                                                       Lane::kWriteBack};
+inline constexpr std::array<const char*, 5> kPoolKinds = {
+    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file"};
+
+class RemoteRig {
+ public:
+  // `kind`: one of kPoolKinds.
+  explicit RemoteRig(const std::string& kind, uint32_t slabs = 4) {
+    const Bytes size(slabs * kSlabSize);
+    if (kind.ends_with("embedded")) {
+      Keep(EmbeddedBackend::Create(size));
+    } else {
+      const bool rings = kind != "file without io_uring";
+      Keep(FileBackend::Create(dir_.file("pool"), size,
+                               rings ? FileBackend::Io::kRings : FileBackend::Io::kSynchronous));
+    }
+    if (kind.starts_with("shaped")) {
+      Keep(ShapedBackend::Create(std::move(pool_),
+                                 {.latency_ns = 20'000, .bytes_per_second = 4'000'000'000}));
+    }
+    UNSCOPED_INFO("pool: " << pool_->description());
+  }
+  RemoteBackend& pool() { return *pool_; }
+  // A placed slab's first slot.
+  SlotId Place() {
+    SlotId first;
+    REQUIRE(pool_->PlaceSlab(&first) == IoResult::kOk);
+    return first;
+  }
+
+ private:
+  template <typename Backend>
+  void Keep(absl::StatusOr<std::unique_ptr<Backend>> made) {
+    INFO(made.status().ToString());
+    REQUIRE(made.ok());
+    pool_ = *std::move(made);
+  }
+
+  TempDir dir_;
+  std::unique_ptr<RemoteBackend> pool_;
+};
+
+}  // namespace spiritos
