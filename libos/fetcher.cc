@@ -206,12 +206,23 @@ bool Fetcher::AwaitWindow(const Zone& zone, uint32_t index) noexcept {
   return false;
 }
 
-Fetcher::Window* Fetcher::TakeReady(PageWord word) noexcept {
+Fetcher::Window* Fetcher::TakeReady(const Zone& zone, uint32_t index, PageWord word) noexcept {
   Window& window = windows_[word.staging_buffer()];
   uint32_t state = Window::kReady;
-  return window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)
-             ? &window
-             : nullptr;
+  if (!window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
+    return nullptr;
+  }
+  const bool same = window.zone.load(std::memory_order_relaxed) == &zone &&
+                    index - window.first < window.count && zone.pages[index].Load() == word;
+  if (same) return &window;
+  // The page's window is gone, and its number another's: that one stays ready,
+  // and whoever met it taken must look again.
+  window.state.store(Window::kReady, std::memory_order_release);
+  Zone& other = *window.zone.load(std::memory_order_relaxed);
+  for (uint32_t i = window.first; i < window.first + window.count; ++i) {
+    parker_.Unpark(&other.pages[i]);
+  }
+  return nullptr;
 }
 
 }  // namespace spiritos

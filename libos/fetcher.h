@@ -71,7 +71,10 @@ class Fetcher {
     std::atomic<uint64_t> started{0};
     IoRequest request;
   };
-  Window* TakeReady(PageWord word) noexcept;
+  Window* TakeReady(const Zone& zone, uint32_t index, PageWord word) noexcept;
+  bool IsReady(PageWord word) const noexcept {
+    return windows_[word.staging_buffer()].state.load(std::memory_order_acquire) == Window::kReady;
+  }
   void Free(Window& window) noexcept;
 
  private:

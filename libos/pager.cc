@@ -340,10 +340,12 @@ void Pager::ReadAhead(Zone& zone, uint32_t index) noexcept {
 }
 
 bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
-  Fetcher::Window* const window = fetcher_.TakeReady(word);
+  Fetcher::Window* const window = fetcher_.TakeReady(zone, index, word);
   if (window == nullptr) {
-    // Somebody fills it or gives it up: a few microseconds.
-    WaitForPage(zone, index, [word](PageWord now) { return now != word; });
+    // Somebody fills it or gives it up, or has just let it arrive: the word changes
+    // or the window becomes ready, and either is followed by a wake-up.
+    WaitForPage(zone, index,
+                [&](PageWord now) { return now != word || fetcher_.IsReady(word); });
     parts_.cache.Give(1);
     return false;
   }

@@ -3,6 +3,8 @@
 #include "libos/remote/file_ring.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -133,41 +135,58 @@ TEST_CASE("a sleeping leader returns though another thread reaps its completion"
   }
 }
 
-TEST_CASE("a leader on its way to sleep returns though another thread reaps its completion",
+TEST_CASE("a leader stopped on its way to sleep returns though its completion is reaped meanwhile",
           "[remote]") {
   PipeRig rig;
   if (!rig.usable()) return;
   const uint64_t seed = TestSeed();
   INFO("SPIRITOS_TEST_SEED=" << seed);
-  const uint32_t rounds = Rounds(6000);
+  // Holds the leader wherever it is for long enough.
+  struct sigaction hold {};
+  struct sigaction before {};
+  hold.sa_handler = [](int) {
+    const uint64_t begin = NowNs();
+    while (NowNs() - begin < 20'000) CpuRelax();
+  };
+  REQUIRE(sigaction(SIGUSR1, &hold, &before) == 0);
+  const uint32_t rounds = Rounds(4000);
   IoRequest request;
+  std::atomic<pthread_t> leader{};
   std::atomic<uint32_t> submitted{0};
   std::atomic<uint32_t> returned{0};
   RunTogether(2, [&](uint32_t thread) {
+    if (thread == 0) leader.store(pthread_self());
+    YieldUntil([&] { return leader.load() != pthread_t{}; });
     std::mt19937_64 random(seed);
     for (uint32_t round = 1; round <= rounds; ++round) {
       if (thread == 0) {
-        for (int i = 0; submitted.load() != round; ++i)
-          i < 500 ? CpuRelax() : std::this_thread::yield();
+        // Awake when it begins, or there is nothing to stop.
+        for (int i = 1; submitted.load() != round; ++i)
+          i % 8192 == 0 ? static_cast<void>(sched_yield()) : CpuRelax();
         FileRing::Wait(request);
         returned.store(round);
         continue;
       }
       rig.Submit(request);
       submitted.store(round);
-      // The way is short, right at the start or after a spin: hit it from near.
+      // The way is short: some rounds go for it, the others take so long that the
+      // ring learns not to spin before it.
+      const bool aims = random() % 3 == 0;
       const uint64_t begin = NowNs();
-      const uint64_t distance_ns =
-          round / 64 % 2 == 0 ? random() % 4'000 : 22'000 + random() % 8'000;
+      const uint64_t distance_ns = aims ? random() % 3'000 : 30'000;
       while (NowNs() - begin < distance_ns) CpuRelax();
+      if (aims) pthread_kill(leader.load(), SIGUSR1);
       rig.Feed(1);
       YieldUntil([&] {
         rig.ring().Poll();
         return request.final();
       });
-      YieldUntil([&] { return returned.load() == round; });
+      for (int i = 1; returned.load() != round; ++i) {
+        i % 8192 == 0 ? static_cast<void>(sched_yield()) : CpuRelax();
+      }
     }
   });
+  sigaction(SIGUSR1, &before, nullptr);
   CHECK(returned == rounds);
 }
 
