@@ -60,9 +60,7 @@ void OnSigbus(int, siginfo_t* info, void* context) {
   CopyIn(offset & ~uint64_t{kPageSize - 1});
 }
 
-void LoadByte(const std::byte* at) {
-  asm volatile("movzbl (%%rax), %%eax" : : "a"(at) : "memory");
-}
+void LoadByte(const std::byte* at) { asm volatile("movzbl (%%rax), %%eax" : : "a"(at) : "memory"); }
 
 template <typename Body>
 double NsPerPage(const std::vector<uint32_t>& order, Body&& body) {

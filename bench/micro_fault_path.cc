@@ -59,9 +59,9 @@ uint64_t NextRandom(uint64_t* state) {
 
 // {wall ns, faults, CPU ns, shootdowns, evicted pages, fault p50, p99, p999}
 std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
-  auto options = OptionsFromEnvironment(
-      {.budget = Bytes(static_cast<uint64_t>(static_cast<double>(settings.far_mib << 20) *
-                                             shape.local))});
+  auto options =
+      OptionsFromEnvironment({.budget = Bytes(static_cast<uint64_t>(
+                                  static_cast<double>(settings.far_mib << 20) * shape.local))});
   auto space = options.ok() ? Space::Create(*options) : options.status();
   SPIRITOS_CHECK(space.ok(), "{}", space.status().ToString());
   const AddressRange region = (*space)->CreateRegion(Bytes(settings.far_mib << 20)).value();
@@ -164,9 +164,8 @@ bool Collect(const Settings& settings, Series* s) {
     s->signal.push_back(floor[1]);
     s->copy.push_back(floor[2]);
     s->load.push_back(floor[3]);
-    const auto once = run("free frames", [&] {
-      return MeasureSpace(settings, {.local = 1.1, .once = true});
-    });
+    const auto once =
+        run("free frames", [&] { return MeasureSpace(settings, {.local = 1.1, .once = true}); });
     s->free_frames.push_back(once[0] / once[1]);
     s->free_p50.push_back(once[5]);
     const auto read = run("random read", [&] { return MeasureSpace(settings, {}); });
@@ -176,8 +175,7 @@ bool Collect(const Settings& settings, Series* s) {
     s->read_p999.push_back(read[7]);
     s->one_rate.push_back(1e9 * static_cast<double>(settings.operations) / read[0]);
     s->shootdowns.push_back(read[3] / read[4]);
-    const auto write =
-        run("random write", [&] { return MeasureSpace(settings, {.write = true}); });
+    const auto write = run("random write", [&] { return MeasureSpace(settings, {.write = true}); });
     s->write.push_back(write[0] / write[1]);
     const auto two = run("two threads", [&] { return MeasureSpace(settings, {.threads = 2}); });
     s->two_rate.push_back(2e9 * static_cast<double>(settings.operations) / two[0]);

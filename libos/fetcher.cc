@@ -61,7 +61,8 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
     SPIRITOS_CHECK(attempt < kAttempts,
                    "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and "
                    "no other copy exists (SPIRITOS_POOL)",
-                   read.vpn.raw(), arrived ? "its bytes are not those that were sent" : "read failed",
+                   read.vpn.raw(),
+                   arrived ? "its bytes are not those that were sent" : "read failed",
                    arrived ? 0 : read.request.error, attempt);
     metrics_.Add(Metric::kFetchRetries);
     SubmitDemand(read);
@@ -92,8 +93,8 @@ bool Fetcher::ReclaimOldest() noexcept {
     if (oldest == nullptr || window.started < oldest->started) oldest = &window;
   }
   uint32_t state = Window::kReady;
-  if (oldest == nullptr || !oldest->state.compare_exchange_strong(state, Window::kTaken,
-                                                                  std::memory_order_acq_rel)) {
+  if (oldest == nullptr ||
+      !oldest->state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
     return false;
   }
   const auto number = static_cast<uint32_t>(oldest - windows_);
@@ -117,8 +118,8 @@ void Fetcher::Free(Window& window) noexcept {
 uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexcept {
   const Vpn vpn = zone.vpn(index);
   if (!zone.region->SlabOf(vpn).placed()) return 0;
-  count = std::min({count, max_window_, kZonePages - index,
-                    kSlabPages - zone.region->IndexInSlab(vpn)});
+  count = std::min(
+      {count, max_window_, kZonePages - index, kSlabPages - zone.region->IndexInSlab(vpn)});
   Window* const window = TakeFree();
   if (window == nullptr) return 0;
   uint32_t claimed = 0;
@@ -182,8 +183,7 @@ void Fetcher::Arrived(Window& window, uint32_t number) noexcept {
     // What does not match goes back: the demand read will try again, and say so.
     const bool good = arrived && hasher_.Hash(bytes) == zone.hashes[window.first + i];
     any = any || good;
-    page.Publish(good ? word.ZappedToStandby(word.age(), number)
-                      : word.ZappedToRemote(word.age()));
+    page.Publish(good ? word.ZappedToStandby(word.age(), number) : word.ZappedToRemote(word.age()));
   }
   // Ready before the wake-ups: a touched page must find its window.
   window.state.store(any ? Window::kReady : Window::kFree, std::memory_order_release);

@@ -32,8 +32,8 @@ namespace spiritos {
 
 class Fetcher {
  public:
-  Fetcher(RemoteBackend& remote, FreeFramePool& frames, Parker& parker,
-          const PageHasher& hasher, Metrics& metrics);
+  Fetcher(RemoteBackend& remote, FreeFramePool& frames, Parker& parker, const PageHasher& hasher,
+          Metrics& metrics);
 
   // Takes the buffers' frames off the budget. False when it cannot.
   [[nodiscard]] bool Init(PinnedArena& arena, uint32_t max_window) noexcept;

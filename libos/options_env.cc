@@ -89,13 +89,11 @@ struct Row {
   absl::Status (*apply)(std::string_view value, Options* options);
 };
 
-constexpr Choice<FaultMode> kFaultModes[] = {{"auto", FaultMode::kAuto},
-                                             {"sigbus", FaultMode::kSigbus},
-                                             {"thread", FaultMode::kThread}};
-constexpr Choice<EvictOptions::Assist> kAssists[] = {
-    {"measured", EvictOptions::Assist::kMeasured},
-    {"always", EvictOptions::Assist::kAlways},
-    {"never", EvictOptions::Assist::kNever}};
+constexpr Choice<FaultMode> kFaultModes[] = {
+    {"auto", FaultMode::kAuto}, {"sigbus", FaultMode::kSigbus}, {"thread", FaultMode::kThread}};
+constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
+                                                     {"always", EvictOptions::Assist::kAlways},
+                                                     {"never", EvictOptions::Assist::kNever}};
 constexpr Choice<PrefetchOptions::Kind> kPrefetchers[] = {
     {"none", PrefetchOptions::Kind::kNone},
     {"sequential", PrefetchOptions::Kind::kSequential},
@@ -125,9 +123,7 @@ constexpr Row kRows[] = {
        return SetNumber(value, 0, 4, &options->evict.max_evictors);
      }},
     {"SPIRITOS_EVICTOR_CPUS",
-     [](std::string_view value, Options* options) {
-       return SetCpus(value, &options->evict.cpus);
-     }},
+     [](std::string_view value, Options* options) { return SetCpus(value, &options->evict.cpus); }},
     {"SPIRITOS_ASSIST",
      [](std::string_view value, Options* options) {
        return SetChoice(value, kAssists, &options->evict.assist);
@@ -203,8 +199,8 @@ absl::Status ApplyOne(std::string_view variable, Options* options) {
     const auto message = status.message();
     return InvalidArgument("{}: {}", name, std::string_view(message.data(), message.size()));
   }
-  const Row& nearest = *std::min_element(
-      std::begin(kRows), std::end(kRows), [&](const Row& a, const Row& b) {
+  const Row& nearest =
+      *std::min_element(std::begin(kRows), std::end(kRows), [&](const Row& a, const Row& b) {
         return EditDistance(a.name, name) < EditDistance(b.name, name);
       });
   return InvalidArgument("unknown option {}; did you mean {}?", name, nearest.name);

@@ -39,8 +39,7 @@ struct alignas(kCacheLine) Pager::CorePrefetcher {
 namespace {
 
 bool IsAbsent(PageState state) {
-  return state == PageState::kEmpty || state == PageState::kRemote ||
-         state == PageState::kStandby;
+  return state == PageState::kEmpty || state == PageState::kRemote || state == PageState::kStandby;
 }
 
 }  // namespace
@@ -93,9 +92,8 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
       case PageState::kThawing:
       case PageState::kZapping:
         parts_.metrics.Add(Metric::kFaultWaits);
-        WaitForPage(zone, index, [state = word.state()](PageWord now) {
-          return now.state() != state;
-        });
+        WaitForPage(zone, index,
+                    [state = word.state()](PageWord now) { return now.state() != state; });
         break;
       case PageState::kResident:
         return ResolveResident(zone, index, word, kind);
@@ -213,7 +211,8 @@ void Pager::LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept {
 }
 
 bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept {
-  if (parts_.hasher.Hash(bytes) == zone.hashes[index]) [[likely]] return true;
+  if (parts_.hasher.Hash(bytes) == zone.hashes[index]) [[likely]]
+    return true;
   parts_.metrics.Add(Metric::kCorruptPages);
   return false;
 }
@@ -344,15 +343,12 @@ bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
   if (window == nullptr) {
     // Somebody fills it or gives it up, or has just let it arrive: the word changes
     // or the window becomes ready, and either is followed by a wake-up.
-    WaitForPage(zone, index,
-                [&](PageWord now) { return now != word || fetcher_.IsReady(word); });
+    WaitForPage(zone, index, [&](PageWord now) { return now != word || fetcher_.IsReady(word); });
     parts_.cache.Give(1);
     return false;
   }
   // One frame is here, for the demanded page; pages without one go back.
-  int64_t frames = window->count <= 1
-                       ? 0
-                       : evictors_->TakeMore(window->count - 1);
+  int64_t frames = window->count <= 1 ? 0 : evictors_->TakeMore(window->count - 1);
   uint32_t claimed = 0;
   uint32_t run_begin = window->first;
   bool demanded = false;
@@ -421,7 +417,8 @@ void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
     parts_.parker.Unpark(&page);
   }
   parts_.metrics.Add(Metric::kFilledPages, done);
-  if (outcome.result == MapResult::kOk) [[likely]] return;
+  if (outcome.result == MapResult::kOk) [[likely]]
+    return;
 
   SPIRITOS_CHECK(outcome.result != MapResult::kNoMemory,
                  "the kernel has no memory for page {:#x}: the budget of {} pages does not fit the "
@@ -442,8 +439,7 @@ void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
   for (uint32_t i = done; i < count; ++i) {
     const PageWord loading = zone.pages[index + i].Load();
     const bool has_bytes = loading.slot_valid() || loading.zero();
-    Unclaim(zone, index + i,
-            has_bytes ? loading.ZappedToRemote(loading.age()) : loading.ToEmpty());
+    Unclaim(zone, index + i, has_bytes ? loading.ZappedToRemote(loading.age()) : loading.ToEmpty());
   }
   if (done < count) parts_.cache.Give(count - done);
 }
@@ -528,8 +524,7 @@ bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
   // After the pages: see ZoneWord. The answer says whether a sweep may have
   // protected them.
   if (!zone.word.AddPins(end - begin).swept()) return true;
-  parts_.parker.Wait(&zone.word,
-                     [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
+  parts_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
   // Pinned pages are no victims, so no claim is needed to un-protect them.
   const MapOutcome outcome = fault_->Thaw({zone.vpn(begin), end - begin});
   SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
@@ -548,18 +543,17 @@ void Pager::UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept {
     AtomicPageWord& page = zone.pages[i];
     PageWord word = page.Load();
     do {
-      SPIRITOS_CHECK(word.pins() != 0 && (word.state() == PageState::kResident ||
-                                          word.state() == PageState::kThawing),
-                     "page {:#x} is unpinned but not pinned (word {:#x})", zone.vpn(i).raw(),
-                     word.raw());
+      SPIRITOS_CHECK(
+          word.pins() != 0 &&
+              (word.state() == PageState::kResident || word.state() == PageState::kThawing),
+          "page {:#x} is unpinned but not pinned (word {:#x})", zone.vpn(i).raw(), word.raw());
     } while (!page.Take(word, word.Unpinned()));
   }
 }
 
 void Pager::EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept {
   while (!zone.word.TryEnter(ZoneStage::kExclusive)) {
-    parts_.parker.Wait(&zone.word,
-                       [&] { return zone.word.Load().stage() == ZoneStage::kIdle; });
+    parts_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() == ZoneStage::kIdle; });
   }
   // No sweep is on, so nothing leaves and no write is in flight; claims made
   // before the gate closed run out.

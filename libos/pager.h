@@ -114,8 +114,7 @@ class Pager final : public FaultSink {
   bool Thaw(Zone& zone, uint32_t index, PageWord word) noexcept;
   // A fault on a resident page that nothing explains: un-protects it, and where
   // it comes again finds out whether the page was discarded by somebody else.
-  FaultOutcome ResolveResident(Zone& zone, uint32_t index, PageWord word,
-                               FaultKind kind) noexcept;
+  FaultOutcome ResolveResident(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
   static void UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept;
   template <typename Done>
   void WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept;
@@ -125,8 +124,8 @@ class Pager final : public FaultSink {
   const PrefetchOptions options_;
   FaultBackend* fault_ = nullptr;
   EvictorGroup* evictors_ = nullptr;
-  const std::byte* zeroes_ = nullptr;  // options_.fault_around pages.
-  bool in_place_ = true;               // The pool is memory of this process.
+  const std::byte* zeroes_ = nullptr;       // options_.fault_around pages.
+  bool in_place_ = true;                    // The pool is memory of this process.
   AtomicHistogram* fault_times_ = nullptr;  // One per core.
   CorePrefetcher* prefetchers_ = nullptr;   // One per core.
   Fetcher fetcher_;

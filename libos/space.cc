@@ -55,8 +55,8 @@ absl::Status Space::Impl::Start() {
   // Waiting by spinning for longer than a wake-up costs never pays; on one CPU
   // spinning only delays whom one waits for.
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);
-  const EvictContext context{*fault_, *remote_, frames_, zones_, parker_, hasher_, metrics_,
-                             regions_.epoch()};
+  const EvictContext context{*fault_, *remote_, frames_,  zones_,
+                             parker_, hasher_,  metrics_, regions_.epoch()};
   evictors_ = std::make_unique<EvictorGroup>(context, cache_, options_.evict, stalls_);
   SPIRITOS_RETURN_IF_ERROR(pager_.Attach(*fault_, *evictors_));
   SPIRITOS_RETURN_IF_ERROR(evictors_->Start(arena_));
@@ -93,10 +93,10 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
   const uint64_t new_slabs = wanted_slabs - std::min<uint64_t>(wanted_slabs, slabs.size());
   const uint64_t capacity = remote_->capacity().raw() / kSlabSize;
   if (capacity != 0 && reserved_slabs_ + new_slabs > capacity) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "a region of {} bytes needs {} slabs of 64 MiB, the pool has {} of {} left "
-        "(SPIRITOS_POOL_SIZE)",
-        rounded.raw(), new_slabs, capacity - reserved_slabs_, capacity));
+    return absl::ResourceExhaustedError(
+        fmt::format("a region of {} bytes needs {} slabs of 64 MiB, the pool has {} of {} left "
+                    "(SPIRITOS_POOL_SIZE)",
+                    rounded.raw(), new_slabs, capacity - reserved_slabs_, capacity));
   }
   SPIRITOS_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Anonymous(rounded, kZoneSize, "region"));
   // Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
@@ -105,8 +105,8 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
     return ErrnoStatus(errno, "madvise(MADV_DONTFORK) on a new region");
   }
   while (slabs.size() < wanted_slabs) slabs.push_back(std::make_shared<Slab>());
-  auto region = std::make_unique<Region>(mapping.range(), std::move(slabs), first_page,
-                                         kZoneListCount);
+  auto region =
+      std::make_unique<Region>(mapping.range(), std::move(slabs), first_page, kZoneListCount);
   regions_.Insert(region->range(), region.get());
   if (absl::Status status = fault_->Cover(region->range()); !status.ok()) {
     regions_.Erase(region->range());
@@ -129,13 +129,11 @@ absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
       region = regions_.Find(at, guard);  // Stays: callers hold mutex_ or a guard.
     }
     if (region == nullptr) {
-      return InvalidArgument("address {} is not in a region of this space",
-                             static_cast<void*>(at));
+      return InvalidArgument("address {} is not in a region of this space", static_cast<void*>(at));
     }
     const uintptr_t zone_end = (reinterpret_cast<uintptr_t>(at) / kZoneSize + 1) * kZoneSize;
-    const uintptr_t end = std::min(
-        {zone_end, reinterpret_cast<uintptr_t>(range.end()),
-         reinterpret_cast<uintptr_t>(region->range().end())});
+    const uintptr_t end = std::min({zone_end, reinterpret_cast<uintptr_t>(range.end()),
+                                    reinterpret_cast<uintptr_t>(region->range().end())});
     const uint32_t first = Zone::IndexOf(Vpn::Of(at));
     const auto pages = static_cast<uint32_t>((end - reinterpret_cast<uintptr_t>(at)) / kPageSize);
     SPIRITOS_RETURN_IF_ERROR(visit(*region, Vpn::Of(at), first, first + pages));
@@ -144,7 +142,8 @@ absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
   return absl::OkStatus();
 }
 
-absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord)) {
+absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
+                                     PageWord (*to)(PageWord)) {
   pager_.EnterExclusive(zone, begin, end);
   uint32_t resident = 0;
   uint32_t with_bytes_begin = end;
@@ -209,9 +208,8 @@ absl::Status Space::Impl::CheckUnpinned(AddressRange range) {
       const bool counts_pins =
           word.state() == PageState::kResident || word.state() == PageState::kThawing;
       if (!counts_pins || word.pins() == 0) continue;
-      return absl::FailedPreconditionError(
-          fmt::format("page {} is pinned: Unpin() it first",
-                      static_cast<void*>(zone->vpn(i).address())));
+      return absl::FailedPreconditionError(fmt::format("page {} is pinned: Unpin() it first",
+                                                       static_cast<void*>(zone->vpn(i).address())));
     }
     return absl::OkStatus();
   });
@@ -276,9 +274,10 @@ void Space::Impl::Retire(Region& region) {
 absl::Status Space::Impl::Protect(AddressRange range, int protection) {
   if (protection != PROT_NONE && protection != PROT_READ &&
       protection != (PROT_READ | PROT_WRITE)) {
-    return InvalidArgument("protection {:#x} is none of PROT_NONE, PROT_READ, "
-                           "PROT_READ | PROT_WRITE",
-                           protection);
+    return InvalidArgument(
+        "protection {:#x} is none of PROT_NONE, PROT_READ, "
+        "PROT_READ | PROT_WRITE",
+        protection);
   }
   LockGuard guard(mutex_);
   SPIRITOS_RETURN_IF_ERROR(
@@ -345,12 +344,11 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
   }
   const Bytes moved = std::min(BytesOf(PagesFor(new_size)), from.size);
   // Everything to the pool: then only words move, and each page keeps its slot.
-  SPIRITOS_RETURN_IF_ERROR(
-      ForEachZone(from, [&](Region& r, Vpn vpn, uint32_t begin, uint32_t end) {
-        Zone* zone = r.FindOrMakeZone(vpn, zone_pool_);
-        if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
-        return HidePages(*zone, begin, end);
-      }));
+  SPIRITOS_RETURN_IF_ERROR(ForEachZone(from, [&](Region& r, Vpn vpn, uint32_t begin, uint32_t end) {
+    Zone* zone = r.FindOrMakeZone(vpn, zone_pool_);
+    if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
+    return HidePages(*zone, begin, end);
+  }));
   const uint64_t slab_page =
       static_cast<uint64_t>((Vpn::Of(from.begin) - region->first()).raw()) + region->first_page();
   const uint64_t first_slab = slab_page / kSlabPages;
@@ -421,8 +419,7 @@ absl::Status Space::Impl::Pin(AddressRange range) {
         if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
         if (!pager_.PinPages(*zone, begin, end)) {
           return absl::FailedPreconditionError(fmt::format(
-              "pages at {} are PROT_NONE and cannot be pinned",
-              static_cast<void*>(vpn.address())));
+              "pages at {} are PROT_NONE and cannot be pinned", static_cast<void*>(vpn.address())));
         }
         done += BytesOf(PageCount(end - begin));
         return absl::OkStatus();

@@ -95,8 +95,8 @@ SPIRITOS_PUBLIC int spiritos_protect(spiritos_space* space, void* begin, size_t 
                                      int protection) {
   return Report(space->space->Protect(Range(begin, size), protection));
 }
-SPIRITOS_PUBLIC int spiritos_move(spiritos_space* space, void* begin, size_t size,
-                                  size_t new_size, void** new_begin) {
+SPIRITOS_PUBLIC int spiritos_move(spiritos_space* space, void* begin, size_t size, size_t new_size,
+                                  void** new_begin) {
   auto moved = space->space->Move(Range(begin, size), Bytes(new_size));
   if (!moved.ok()) return Report(moved.status());
   *new_begin = moved->begin;

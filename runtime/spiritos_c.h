@@ -7,8 +7,7 @@
  * ranges are whole pages of 4096 bytes. Any thread may call anything, but no
  * signal handler may.
  */
-#ifndef SPIRITOS_C_H_
-#define SPIRITOS_C_H_
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -57,5 +56,3 @@ size_t far_usable_size(const spiritos_heap* heap, const void* pointer);
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
-
-#endif /* SPIRITOS_C_H_ */

@@ -9,8 +9,7 @@
 
 namespace spiritos::internal {
 
-void CheckFailed(const char* file, int line, const char* what,
-                 std::string_view message) noexcept {
+void CheckFailed(const char* file, int line, const char* what, std::string_view message) noexcept {
   char text[768];
   const auto result = fmt::format_to_n(text, sizeof(text) - 1, "{}:{}: check failed: {}: {}", file,
                                        line, what, message);

@@ -19,9 +19,10 @@ namespace spiritos::internal {
                               std::string_view message) noexcept;
 
 template <typename... Args>
-[[noreturn, gnu::cold, gnu::noinline]] void CheckFailedFormat(
-    const char* file, int line, const char* what, fmt::format_string<Args...> format,
-    Args&&... args) noexcept {
+[[noreturn, gnu::cold, gnu::noinline]] void CheckFailedFormat(const char* file, int line,
+                                                              const char* what,
+                                                              fmt::format_string<Args...> format,
+                                                              Args&&... args) noexcept {
   char text[400];
   const auto result = fmt::format_to_n(text, sizeof(text), format, std::forward<Args>(args)...);
   CheckFailed(file, line, what, {text, std::min(result.size, sizeof(text))});
@@ -29,16 +30,16 @@ template <typename... Args>
 
 }  // namespace spiritos::internal
 
-#define SPIRITOS_CHECK(condition, ...)                                                   \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]]                                                       \
+#define SPIRITOS_CHECK(condition, ...)                                                      \
+  do {                                                                                      \
+    if (!(condition)) [[unlikely]]                                                          \
       ::spiritos::internal::CheckFailedFormat(__FILE__, __LINE__, #condition, __VA_ARGS__); \
   } while (false)
 
 #ifdef NDEBUG
-#define SPIRITOS_DCHECK(condition, ...)                       \
-  do {                                                        \
-    if (false) SPIRITOS_CHECK(condition, __VA_ARGS__);        \
+#define SPIRITOS_DCHECK(condition, ...)                \
+  do {                                                 \
+    if (false) SPIRITOS_CHECK(condition, __VA_ARGS__); \
   } while (false)
 #else
 #define SPIRITOS_DCHECK(condition, ...) SPIRITOS_CHECK(condition, __VA_ARGS__)

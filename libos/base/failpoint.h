@@ -27,10 +27,10 @@ enum class Failpoint : uint32_t {
 };
 
 enum class PausePoint : uint32_t {
-  kRescueClaimed,   // Between a rescuer's claim and its un-protect call.
-  kFrozen,          // A zone is frozen, nothing is hashed yet.
-  kBeforeDrop,      // Writes are acknowledged, nothing is dropped yet.
-  kWritePosted,     // A write is in flight.
+  kRescueClaimed,  // Between a rescuer's claim and its un-protect call.
+  kFrozen,         // A zone is frozen, nothing is hashed yet.
+  kBeforeDrop,     // Writes are acknowledged, nothing is dropped yet.
+  kWritePosted,    // A write is in flight.
   kCount,
 };
 

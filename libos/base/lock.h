@@ -20,19 +20,19 @@
 namespace spiritos {
 
 enum class LockRank : uint32_t {
-  kHeapCache,    // One core's cache of a far heap; held through calls into the space.
+  kHeapCache,      // One core's cache of a far heap; held through calls into the space.
   kHeapAddresses,  // Which addresses of a far heap are in use.
-  kSpace,        // One range call or budget change at a time.
-  kRegionTable,  // Regions come and go.
-  kSlabMap,      // Slabs are placed.
-  kEvictorGroup, // Evictors start and stop.
-  kZonePool,     // Spare zones.
-  kArena,        // Pinned arena: chunk list.
-  kFramePool,    // Central free frames and their waiters.
-  kZoneList,     // One evictor's list of zones.
-  kSweepPool,    // Idle sweep objects.
-  kStaging,      // Free staging buffers.
-  kLane,         // One remote lane's queue.
+  kSpace,          // One range call or budget change at a time.
+  kRegionTable,    // Regions come and go.
+  kSlabMap,        // Slabs are placed.
+  kEvictorGroup,   // Evictors start and stop.
+  kZonePool,       // Spare zones.
+  kArena,          // Pinned arena: chunk list.
+  kFramePool,      // Central free frames and their waiters.
+  kZoneList,       // One evictor's list of zones.
+  kSweepPool,      // Idle sweep objects.
+  kStaging,        // Free staging buffers.
+  kLane,           // One remote lane's queue.
   kCount,
 };
 

@@ -62,8 +62,8 @@ struct RemoteOptions {
   // What the pool may hold. 0 = as much as regions ask for.
   Bytes pool_size;  // SPIRITOS_POOL_SIZE
   // Emulated distance, added by the `shaped` wrapper: 0 = off.
-  uint64_t emulated_latency_ns = 0;           // SPIRITOS_EMULATE_LATENCY = 10us
-  uint64_t emulated_bytes_per_second = 0;     // SPIRITOS_EMULATE_BANDWIDTH = 1G
+  uint64_t emulated_latency_ns = 0;        // SPIRITOS_EMULATE_LATENCY = 10us
+  uint64_t emulated_bytes_per_second = 0;  // SPIRITOS_EMULATE_BANDWIDTH = 1G
 };
 
 struct Options {

@@ -11,8 +11,7 @@
 
 namespace spiritos {
 
-void FutexWait(const std::atomic<uint32_t>& word, uint32_t expected,
-               uint64_t timeout_ns) noexcept {
+void FutexWait(const std::atomic<uint32_t>& word, uint32_t expected, uint64_t timeout_ns) noexcept {
   const int saved_errno = errno;
   const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
                          static_cast<long>(timeout_ns % 1'000'000'000)};

@@ -57,7 +57,8 @@ class Parker {
   void Unpark(const void* key) noexcept {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     Bucket& bucket = BucketOf(key);
-    if (bucket.sleepers.load(std::memory_order_relaxed) == 0) [[likely]] return;
+    if (bucket.sleepers.load(std::memory_order_relaxed) == 0) [[likely]]
+      return;
     bucket.turn.fetch_add(1, std::memory_order_release);
     FutexWake(bucket.turn, INT32_MAX);
   }

@@ -56,11 +56,10 @@ class RangeMap {
   void Insert(AddressRange range, T* owner) {
     Change([&](Snapshot& entries) {
       const Entry entry{range.begin, range.end(), owner};
-      entries.insert(std::upper_bound(entries.begin(), entries.end(), entry,
-                                      [](const Entry& a, const Entry& b) {
-                                        return a.begin < b.begin;
-                                      }),
-                     entry);
+      entries.insert(
+          std::upper_bound(entries.begin(), entries.end(), entry,
+                           [](const Entry& a, const Entry& b) { return a.begin < b.begin; }),
+          entry);
     });
   }
 

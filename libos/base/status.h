@@ -11,10 +11,9 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function unless `expression` is OK.
-#define SPIRITOS_RETURN_IF_ERROR(expression)                      \
-  do {                                                            \
-    if (absl::Status status_or_ok = (expression); !status_or_ok.ok()) \
-      return status_or_ok;                                        \
+#define SPIRITOS_RETURN_IF_ERROR(expression)                                               \
+  do {                                                                                     \
+    if (absl::Status status_or_ok = (expression); !status_or_ok.ok()) return status_or_ok; \
   } while (false)
 
 #define SPIRITOS_CONCAT_INNER(a, b) a##b

@@ -109,7 +109,7 @@ void Evictor::FinishOne(uint32_t slot) {
 
 void Evictor::Work() {
   const uint32_t depth = group_.options_.pipeline;
-  uint32_t head = 0;      // The oldest sweep in flight.
+  uint32_t head = 0;  // The oldest sweep in flight.
   uint32_t in_flight = 0;
   uint64_t window_begin = NowNs();
   uint64_t cpu_begin = ThreadCpuNs();
@@ -133,8 +133,9 @@ void Evictor::Work() {
       waited_ns = 0;
       if (group_.passive()) break;
     }
-    const bool wanted = frames.level() + static_cast<int64_t>(expected) < frames.watermarks().high ||
-                        frames.waiters() > expected;
+    const bool wanted =
+        frames.level() + static_cast<int64_t>(expected) < frames.watermarks().high ||
+        frames.waiters() > expected;
     bool began = false;
     if (wanted && in_flight < depth) {
       const uint32_t slot = (head + in_flight) % depth;

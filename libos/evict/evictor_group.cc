@@ -102,7 +102,8 @@ void EvictorGroup::Kick() noexcept {
 void EvictorGroup::CheckLevel() noexcept {
   const Watermarks marks = context_.frames.watermarks();
   const int64_t level = context_.frames.level();
-  if (level >= marks.low) [[likely]] return;
+  if (level >= marks.low) [[likely]]
+    return;
   if (!passive()) {
     Kick();
   } else if (level < marks.min && options_.assist != EvictOptions::Assist::kNever) {
@@ -154,8 +155,7 @@ void EvictorGroup::TakeFrameSlow() noexcept {
                      "no page could be evicted for 30 s: budget {} pages, {} pages failed to be "
                      "written to the pool; free space in the pool, raise SPIRITOS_POOL_SIZE, or "
                      "raise SPIRITOS_BUDGET above what is pinned",
-                     context_.frames.budget().raw(),
-                     context_.metrics.Get(Metric::kWriteErrors));
+                     context_.frames.budget().raw(), context_.metrics.Get(Metric::kWriteErrors));
       Kick();
     }
   }
@@ -178,8 +178,7 @@ uint32_t EvictorGroup::SweepInline() noexcept {
     const uint32_t from = zone->cursor;
     const uint32_t to = std::min(kZonePages, from + options_.assist_pages);
     zone->cursor = to == kZonePages ? 0 : to;
-    const Pressure pressure =
-        PressureAfter(inline_fruitless_.load(std::memory_order_relaxed));
+    const Pressure pressure = PressureAfter(inline_fruitless_.load(std::memory_order_relaxed));
     if (sweep->Begin(context_, *zone, from, to, pressure)) {
       sweep->Write(context_);
       sweep->WaitForWrites(context_);
@@ -221,8 +220,7 @@ uint32_t EvictorGroup::SweepNow(Zone& zone, uint32_t begin, uint32_t end) noexce
   }
   uint32_t freed = 0;
   while (true) {
-    context_.parker.Wait(&zone.word,
-                         [&] { return zone.word.Load().stage() == ZoneStage::kIdle; });
+    context_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() == ZoneStage::kIdle; });
     if (sweep->Begin(context_, zone, begin, end, Pressure::kDesperate)) {
       sweep->Write(context_);
       sweep->WaitForWrites(context_);

@@ -95,7 +95,7 @@ class EvictorGroup {
   std::array<std::unique_ptr<Evictor>, kZoneListCount> evictors_;
   uint32_t evictor_count_ = 0;
 
-  std::atomic<uint32_t> active_{0};       // Evictors that are woken.
+  std::atomic<uint32_t> active_{0};         // Evictors that are woken.
   std::atomic<uint64_t> passive_until_{0};  // NowNs() up to which evictors sleep.
   std::atomic<uint64_t> passive_spell_ns_{0};
   std::atomic<uint32_t> inline_fruitless_{0};

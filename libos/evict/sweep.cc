@@ -142,7 +142,8 @@ void Sweep::Write(const EvictContext& context) noexcept {
 
 bool Sweep::EnsureSlab(const EvictContext& context, Vpn vpn) noexcept {
   Slab& slab = zone_->region->SlabOf(vpn);
-  if (slab.placed()) [[likely]] return true;
+  if (slab.placed()) [[likely]]
+    return true;
   SlotId first;
   if (context.remote.PlaceSlab(&first) != IoResult::kOk) {
     context.metrics.Add(Metric::kWriteErrors);
@@ -298,8 +299,7 @@ uint32_t Sweep::ClaimZaps(const EvictContext& context) noexcept {
     PageWord word = page.Load();
     bool zapping = false;
     while (word.state() == PageState::kLeaving) {
-      const bool safe =
-          word.slot_valid() || word.zero() || SPIRITOS_PLANTED(kFrameBeforeAck);
+      const bool safe = word.slot_valid() || word.zero() || SPIRITOS_PLANTED(kFrameBeforeAck);
       if (page.Take(word, safe ? word.ToZapping() : word.BackToResident())) {
         zapping = safe;
         break;
@@ -314,8 +314,8 @@ uint32_t Sweep::ClaimZaps(const EvictContext& context) noexcept {
     }
     // Absent pages can be zapped along: with the gate closed none can appear.
     const PageState state = zapping ? PageState::kZapping : page.Load().state();
-    const bool absent = state == PageState::kEmpty || state == PageState::kRemote ||
-                        state == PageState::kStandby;
+    const bool absent =
+        state == PageState::kEmpty || state == PageState::kRemote || state == PageState::kStandby;
     if (!absent) close();
   }
   close();
@@ -348,7 +348,8 @@ uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& out
 
 void Sweep::ThawRest(const EvictContext& context) noexcept {
   bool stayed = false;
-  for (uint32_t i = first_; i <= last_ && !stayed; ++i) stayed = MayBeMapped(zone_->pages[i].Load());
+  for (uint32_t i = first_; i <= last_ && !stayed; ++i)
+    stayed = MayBeMapped(zone_->pages[i].Load());
   // A failure leaves pages frozen, not wrong: the next store into one thaws it.
   if (stayed) static_cast<void>(context.fault.Thaw({zone_->vpn(first_), last_ - first_ + 1}));
   Zone* const zone = zone_;

@@ -105,7 +105,7 @@ class Sweep {
   uint32_t last_ = 0;
   uint32_t run_count_ = 0;
   uint32_t request_count_ = 0;
-  uint32_t reaped_ = 0;      // Requests before this one are final and accounted.
+  uint32_t reaped_ = 0;        // Requests before this one are final and accounted.
   bool request_open_ = false;  // The last request still takes pages.
 
   std::array<uint16_t, kZonePages> victims_;

@@ -64,8 +64,8 @@ struct FaultCaps {
   bool kernel_faults = false;  // System calls on absent pages wait for us.
   bool dirty_bits = false;
   bool accessed_bits = false;
-  bool batched_zap = false;    // One Drop call takes many runs and flushes once.
-  bool move = false;           // Runs can be moved instead of copied.
+  bool batched_zap = false;  // One Drop call takes many runs and flushes once.
+  bool move = false;         // Runs can be moved instead of copied.
   // Measured when the space starts, in nanoseconds.
   double shootdown_ns = 0;
   double wakeup_ns = 0;

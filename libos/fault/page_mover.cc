@@ -65,9 +65,8 @@ PageMover::PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool
 MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes) noexcept {
   uint32_t done = 0;
   for (int attempt = 0; attempt < kAttempts;) {
-    const Uffd::Progress progress =
-        uffd_.Copy(first + PageCount(done), bytes + (size_t{done} << kPageShift), count - done,
-                   wake_);
+    const Uffd::Progress progress = uffd_.Copy(
+        first + PageCount(done), bytes + (size_t{done} << kPageShift), count - done, wake_);
     done += static_cast<uint32_t>(progress.bytes >> kPageShift);
     if (done == count) return {};
     if (progress.bytes != 0) continue;  // A partial copy is progress, not a failure.
@@ -116,8 +115,7 @@ MapOutcome PageMover::ProtectRun(PageRun run, bool protect) noexcept {
     if (error == ENOENT && run.count > 1) {  // Spans mappings: halve, the pieces fit one.
       const uint32_t half = run.count / 2;
       const MapOutcome low = ProtectRun({run.first, half}, protect);
-      const MapOutcome high =
-          ProtectRun({run.first + PageCount(half), run.count - half}, protect);
+      const MapOutcome high = ProtectRun({run.first + PageCount(half), run.count - half}, protect);
       if (low.result != MapResult::kOk) return low;
       return {high.result, high.done + half, high.error};
     }
@@ -169,8 +167,8 @@ MapOutcome PageMover::DropBatch(std::span<const PageRun> runs) noexcept {
     zapped = -1;
     errno = error;
   } else {
-    zapped = syscall(SYS_process_madvise, self_.get(), pieces.data(), runs.size(), MADV_DONTNEED,
-                     0);
+    zapped =
+        syscall(SYS_process_madvise, self_.get(), pieces.data(), runs.size(), MADV_DONTNEED, 0);
   }
   errno = saved_errno;
   metrics_.Add(Metric::kDrops);

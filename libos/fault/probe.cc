@@ -156,9 +156,8 @@ std::string KernelCalls::ToText() const {
       "vectored zap of oneself: {}\n"
       "shootdown {:.1f} us, wake-up {:.1f} us, fill {:.1f} us\n",
       name.release, YesOrWhy(sigbus_mode), YesOrWhy(thread_mode),
-      uffd_move ? "yes" : "no (Linux >= 6.8)",
-      process_madvise_self ? "yes" : "no (Linux >= 6.13)", shootdown_ns / 1e3, wakeup_ns / 1e3,
-      fill_ns / 1e3);
+      uffd_move ? "yes" : "no (Linux >= 6.8)", process_madvise_self ? "yes" : "no (Linux >= 6.13)",
+      shootdown_ns / 1e3, wakeup_ns / 1e3, fill_ns / 1e3);
 }
 
 }  // namespace spiritos

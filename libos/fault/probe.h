@@ -13,8 +13,8 @@
 namespace spiritos {
 
 struct KernelCalls {
-  absl::Status sigbus_mode;  // OK, or why uffd_sigbus cannot run.
-  absl::Status thread_mode;  // OK, or why uffd_thread cannot run.
+  absl::Status sigbus_mode;           // OK, or why uffd_sigbus cannot run.
+  absl::Status thread_mode;           // OK, or why uffd_thread cannot run.
   bool uffd_move = false;             // UFFDIO_MOVE: Linux >= 6.8.
   bool process_madvise_self = false;  // MADV_DONTNEED on oneself: Linux >= 6.13.
   double shootdown_ns = 0;

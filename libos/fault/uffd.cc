@@ -97,7 +97,8 @@ absl::StatusOr<UniqueFd> OpenDescriptor(Uffd::Mode mode) {
 absl::StatusOr<UffdFeatures> Negotiate(int fd, uint64_t wanted) {
   uffdio_api api{.api = UFFD_API, .features = wanted, .ioctls = 0};
   if (const int error = Call(fd, UFFDIO_API, &api)) {
-    return ErrnoStatus(error, fmt::format("UFFDIO_API with features {:#x}: {}", wanted, kKernelFix));
+    return ErrnoStatus(error,
+                       fmt::format("UFFDIO_API with features {:#x}: {}", wanted, kKernelFix));
   }
   return UffdFeatures{api.features};
 }
@@ -116,9 +117,8 @@ absl::StatusOr<UffdFeatures> Uffd::Probe() {
 absl::StatusOr<Uffd> Uffd::Open(Mode mode) {
   SPIRITOS_ASSIGN_OR_RETURN(const UffdFeatures known, Probe());
   if (!known.write_protect() || !known.sigbus()) {
-    return absl::UnimplementedError(
-        fmt::format("userfaultfd features {:#x} lack write-protect or SIGBUS: {}", known.bits,
-                    kKernelFix));
+    return absl::UnimplementedError(fmt::format(
+        "userfaultfd features {:#x} lack write-protect or SIGBUS: {}", known.bits, kKernelFix));
   }
   uint64_t wanted = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (known.bits & UFFD_FEATURE_MOVE);
   if (mode == Mode::kSigbus) wanted |= UFFD_FEATURE_SIGBUS;
@@ -142,8 +142,8 @@ absl::Status Uffd::Register(AddressRange range) {
 absl::Status Uffd::Unregister(AddressRange range) {
   uffdio_range request{.start = reinterpret_cast<uintptr_t>(range.begin), .len = range.size.raw()};
   if (const int error = Call(fd_.get(), UFFDIO_UNREGISTER, &request)) {
-    return ErrnoStatus(error, fmt::format("UFFDIO_UNREGISTER at {}",
-                                          static_cast<void*>(range.begin)));
+    return ErrnoStatus(error,
+                       fmt::format("UFFDIO_UNREGISTER at {}", static_cast<void*>(range.begin)));
   }
   return absl::OkStatus();
 }

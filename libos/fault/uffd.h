@@ -46,9 +46,9 @@ class Uffd {
   };
   Progress Copy(Vpn to, const std::byte* from, uint32_t pages, bool wake) noexcept;
   Progress Move(Vpn to, Vpn from, uint32_t pages, bool wake) noexcept;
-  int Protect(PageRun run) noexcept;              // 0 or errno.
+  int Protect(PageRun run) noexcept;               // 0 or errno.
   int Unprotect(PageRun run, bool wake) noexcept;  // 0 or errno.
-  int Wake(PageRun run) noexcept;                 // 0 or errno.
+  int Wake(PageRun run) noexcept;                  // 0 or errno.
 
   struct Event {
     Vpn vpn;

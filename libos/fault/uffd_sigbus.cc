@@ -15,8 +15,7 @@ UffdSigbus::UffdSigbus(Uffd uffd, const KernelCalls& calls, FaultSink& sink, Met
 }
 
 absl::StatusOr<std::unique_ptr<UffdSigbus>> UffdSigbus::Create(const KernelCalls& calls,
-                                                               FaultSink& sink,
-                                                               Metrics& metrics) {
+                                                               FaultSink& sink, Metrics& metrics) {
   SPIRITOS_ASSIGN_OR_RETURN(Uffd uffd, Uffd::Open(Uffd::Mode::kSigbus));
   SPIRITOS_RETURN_IF_ERROR(SignalChain::Install());
   return std::unique_ptr<UffdSigbus>(new UffdSigbus(std::move(uffd), calls, sink, metrics));

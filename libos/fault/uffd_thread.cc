@@ -61,9 +61,8 @@ void UffdThread::Uncover(AddressRange range) {
 
 void UffdThread::Serve() {
   pthread_setname_np(pthread_self(), "spiritos-fault");
-  std::array<pollfd, 2> waits = {
-      {{.fd = uffd_.fd(), .events = POLLIN, .revents = 0},
-       {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
+  std::array<pollfd, 2> waits = {{{.fd = uffd_.fd(), .events = POLLIN, .revents = 0},
+                                  {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
   while (true) {
     // One event at a time: a second in this thread's hands would wait for the
     // first while another handler is free.
@@ -71,8 +70,7 @@ void UffdThread::Serve() {
     const int n = uffd_.ReadEvents(events);
     if (n > 0) {
       const Uffd::Event& event = events[0];
-      const FaultKind kind =
-          event.write_protect ? FaultKind::kWriteProtect : FaultKind::kMissing;
+      const FaultKind kind = event.write_protect ? FaultKind::kWriteProtect : FaultKind::kMissing;
       // Whoever resolved it has woken the page's waiters, unless it was resolved
       // before this waiter came.
       if (sink_.OnFault(event.vpn, kind) != FaultOutcome::kMapped) Wake(event.vpn);

@@ -35,8 +35,7 @@ class UffdThread final : public PageMover {
   void Uncover(AddressRange range) override;
 
  private:
-  UffdThread(Uffd uffd, UniqueFd stop, const KernelCalls& calls, FaultSink& sink,
-             Metrics& metrics);
+  UffdThread(Uffd uffd, UniqueFd stop, const KernelCalls& calls, FaultSink& sink, Metrics& metrics);
   void Serve();
 
   FaultSink& sink_;

@@ -26,7 +26,8 @@ class FreeFrameCache {
   // pool was asked, the moment to look at watermarks. Context: signal.
   [[nodiscard]] bool TryTake(bool* refilled) noexcept {
     *refilled = false;
-    if (TryPop(magazines_[CurrentCore()])) [[likely]] return true;
+    if (TryPop(magazines_[CurrentCore()])) [[likely]]
+      return true;
     *refilled = true;
     return Refill();
   }

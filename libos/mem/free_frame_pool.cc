@@ -64,8 +64,7 @@ void FreeFramePool::Give(int64_t n) noexcept {
     debt_ -= paid;
     n -= paid;
     first = granted_.load(std::memory_order_relaxed);
-    const auto waiting =
-        static_cast<int64_t>(issued_.load(std::memory_order_relaxed) - first);
+    const auto waiting = static_cast<int64_t>(issued_.load(std::memory_order_relaxed) - first);
     const int64_t served = std::min(n, waiting);
     last = first + static_cast<uint64_t>(served);
     // Release: the waiter that sees its ticket granted owns a frame.

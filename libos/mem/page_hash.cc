@@ -30,8 +30,8 @@ constexpr size_t kBlocks512 = kPageSize / 64;
 //
 // Four sums, so that one multiplication's latency hides behind three others.
 template <bool kCopy>
-[[gnu::target("pclmul,sse4.1"), gnu::no_sanitize("thread")]] PageHash HashNarrow(const uint64_t* key, std::byte* to,
-                                                     const std::byte* page) {
+[[gnu::target("pclmul,sse4.1"), gnu::no_sanitize("thread")]] PageHash HashNarrow(
+    const uint64_t* key, std::byte* to, const std::byte* page) {
   const auto* m = reinterpret_cast<const __m128i*>(page);
   const auto* k = reinterpret_cast<const __m128i*>(key);
   auto* out = reinterpret_cast<__m128i*>(to);
@@ -50,9 +50,8 @@ template <bool kCopy>
 }
 
 template <bool kCopy>
-[[gnu::target("avx512f,vpclmulqdq,pclmul,sse4.1"), gnu::no_sanitize("thread")]] PageHash HashWide(const uint64_t* key,
-                                                                      std::byte* to,
-                                                                      const std::byte* page) {
+[[gnu::target("avx512f,vpclmulqdq,pclmul,sse4.1"), gnu::no_sanitize("thread")]] PageHash HashWide(
+    const uint64_t* key, std::byte* to, const std::byte* page) {
   __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
                     _mm512_setzero_si512()};
   for (size_t i = 0; i < kBlocks512; i += 4) {
@@ -66,8 +65,8 @@ template <bool kCopy>
     }
   }
   if constexpr (kCopy) _mm_sfence();
-  const __m512i all = _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]),
-                                       _mm512_xor_si512(sum[2], sum[3]));
+  const __m512i all =
+      _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]), _mm512_xor_si512(sum[2], sum[3]));
   const __m128i folded = _mm_xor_si128(
       _mm_xor_si128(_mm512_extracti32x4_epi32(all, 0), _mm512_extracti32x4_epi32(all, 1)),
       _mm_xor_si128(_mm512_extracti32x4_epi32(all, 2), _mm512_extracti32x4_epi32(all, 3)));

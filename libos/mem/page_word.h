@@ -120,7 +120,9 @@ class PageWord {
   constexpr PageWord FoundZero() const { return With(kZero, true).With(kSlotValid, false); }
   constexpr PageWord Pinned() const { return PageWord(raw_ + (uint64_t{1} << kAuxShift)); }
   constexpr PageWord Unpinned() const { return PageWord(raw_ - (uint64_t{1} << kAuxShift)); }
-  constexpr PageWord Spared(uint16_t now) const { return WithHeat(hot(), credit() - 1).WithAge(now); }
+  constexpr PageWord Spared(uint16_t now) const {
+    return WithHeat(hot(), credit() - 1).WithAge(now);
+  }
   constexpr PageWord WithSlotValid(bool valid) const { return With(kSlotValid, valid); }
   constexpr PageWord WithGeneration(uint8_t generation) const {
     return PageWord((raw_ & ~(uint64_t{0xFF} << 8)) | (uint64_t{generation} << 8));

@@ -19,8 +19,7 @@ class StagingPool {
   // `count` buffers of `pages` pages. False when near memory is short.
   [[nodiscard]] bool Init(PinnedArena& arena, uint32_t count, uint32_t pages) noexcept {
     const size_t bytes = size_t{pages} << kPageShift;
-    auto* const memory =
-        static_cast<std::byte*>(arena.Allocate(size_t{count} * bytes, kPageSize));
+    auto* const memory = static_cast<std::byte*>(arena.Allocate(size_t{count} * bytes, kPageSize));
     if (memory == nullptr) return false;
     for (uint32_t i = 0; i < count; ++i) Push(memory + i * bytes);
     return true;

@@ -24,8 +24,8 @@ class Region;
 struct Zone : ListLink {
   // Constant between Init() and the region's end.
   Region* region = nullptr;
-  Vpn first;           // Aligned to kZonePages.
-  uint32_t list = 0;   // Which evictor's list it belongs on.
+  Vpn first;          // Aligned to kZonePages.
+  uint32_t list = 0;  // Which evictor's list it belongs on.
 
   AtomicZoneWord word;
 

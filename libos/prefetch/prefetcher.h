@@ -32,9 +32,7 @@ class Prefetcher {
     return plan;
   }
   // The pager brought `count` pages of the plan, the demanded one included.
-  void Brought(const PrefetchPlan& plan, uint32_t count) noexcept {
-    streams_.Brought(plan, count);
-  }
+  void Brought(const PrefetchPlan& plan, uint32_t count) noexcept { streams_.Brought(plan, count); }
 
   // Windows whose marker was reached, and windows given up, since the start.
   uint64_t hits() const { return governor_.hits(); }

@@ -22,8 +22,7 @@ int64_t StrideOf(uint64_t vpn, const FaultHistory& history) {
 }  // namespace
 
 PrefetchPlan SequentialStreams::OnFault(Vpn vpn, const FaultHistory& history,
-                                        PrefetchGovernor& governor,
-                                        uint32_t max_window) noexcept {
+                                        PrefetchGovernor& governor, uint32_t max_window) noexcept {
   PrefetchPlan plan{.first = vpn};
   ++clock_;
   for (uint32_t s = 0; s < kStreams; ++s) {
@@ -41,9 +40,9 @@ PrefetchPlan SequentialStreams::OnFault(Vpn vpn, const FaultHistory& history,
   if (stride == 0) return plan;
   const uint32_t window = governor.FirstWindow(max_window);
   if (window <= 1) return plan;
-  const auto oldest = std::min_element(
-      streams_.begin(), streams_.end(),
-      [](const Stream& a, const Stream& b) { return a.used_at < b.used_at; });
+  const auto oldest =
+      std::min_element(streams_.begin(), streams_.end(),
+                       [](const Stream& a, const Stream& b) { return a.used_at < b.used_at; });
   if (oldest->marker != 0) governor.Waste();
   *oldest = {.marker = 0, .stride = stride, .window = window, .used_at = clock_};
   plan.stride = stride;

@@ -36,9 +36,9 @@ absl::StatusOr<std::unique_ptr<EmbeddedBackend>> EmbeddedBackend::Create(Bytes c
     return InvalidArgument("pool size {} is below a slab of {} bytes (SPIRITOS_POOL_SIZE)",
                            capacity.raw(), kSlabSize);
   }
-  SPIRITOS_ASSIGN_OR_RETURN(
-      Mapping memory, Mapping::Anonymous(Bytes(slabs * kSlabSize), size_t{1} << 21,
-                                         "embedded pool (SPIRITOS_POOL_SIZE)"));
+  SPIRITOS_ASSIGN_OR_RETURN(Mapping memory,
+                            Mapping::Anonymous(Bytes(slabs * kSlabSize), size_t{1} << 21,
+                                               "embedded pool (SPIRITOS_POOL_SIZE)"));
   // Huge pages where the kernel gives them: slots are read and written whole, and
   // a fault should not miss the TLB for its source as well.
   madvise(memory.data(), memory.size().raw(), MADV_HUGEPAGE);

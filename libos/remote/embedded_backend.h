@@ -40,7 +40,7 @@ class EmbeddedBackend final : public RemoteBackend {
   Mapping memory_;
   const size_t slab_count_;
   SpinLock lock_{LockRank::kSlabMap};
-  size_t unused_ ABSL_GUARDED_BY(lock_) = 0;             // Never placed from here on.
+  size_t unused_ ABSL_GUARDED_BY(lock_) = 0;               // Never placed from here on.
   std::vector<uint32_t> released_ ABSL_GUARDED_BY(lock_);  // Reserved for slab_count_.
 };
 

@@ -40,8 +40,8 @@ enum class IoStatus : uint32_t {
 
 enum class IoResult : uint8_t {
   kOk,
-  kBusy,       // The lane's window is full: poll, then try again.
-  kNoSpace,    // The pool cannot place another slab.
+  kBusy,     // The lane's window is full: poll, then try again.
+  kNoSpace,  // The pool cannot place another slab.
 };
 
 struct IoRequest {
@@ -53,8 +53,8 @@ struct IoRequest {
   int error = 0;                // errno, when kFailed.
 
   std::atomic<IoStatus> status{IoStatus::kIdle};
-  IoRequest* next = nullptr;    // The backend's, while pending.
-  uint64_t due_ns = 0;          // The shaper's, while pending.
+  IoRequest* next = nullptr;  // The backend's, while pending.
+  uint64_t due_ns = 0;        // The shaper's, while pending.
 
   bool final() const noexcept {
     const IoStatus s = status.load(std::memory_order_acquire);
@@ -63,8 +63,7 @@ struct IoRequest {
   // Release: publishes the bytes read and `error`. Pairs with the acquire above.
   void Finish(int with_error) noexcept {
     error = with_error;
-    status.store(with_error == 0 ? IoStatus::kDone : IoStatus::kFailed,
-                 std::memory_order_release);
+    status.store(with_error == 0 ? IoStatus::kDone : IoStatus::kFailed, std::memory_order_release);
   }
 };
 

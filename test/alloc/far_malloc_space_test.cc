@@ -197,9 +197,11 @@ TEST_CASE("a forked child may destroy the heap that it does not have", "[alloc][
   auto space = MakeSpace(8_MiB);
   auto heap = MakeHeap(*space, {.max_size = 64_MiB});
   std::atomic<bool> stop{false};
+  std::atomic<size_t> rounds{0};
   std::thread thread([&] {
     std::vector<void*> live(2000);
     for (size_t n = 0; !stop; ++n) {
+      rounds = n;
       void*& p = live[n * 7919 % live.size()];
       heap->Free(p);
       const size_t size = 1 + n * 97 % 10'000;
@@ -209,7 +211,8 @@ TEST_CASE("a forked child may destroy the heap that it does not have", "[alloc][
   });
   bool ok = true;
   for (int i = 0; i < 10; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    // Somewhere in the middle of the other thread's work.
+    for (const size_t seen = rounds; rounds < seen + 200;) std::this_thread::yield();
     const pid_t child = fork();
     if (child == 0) {
       alarm(20);  // A deadlock ends the child, not the test run.

@@ -320,7 +320,8 @@ class Stress {
     absl::Status status = space_.Unmap({range.begin, Bytes(cut * kPageSize)});
     if (!status.ok()) return Fail("unmap: {}", status.ToString());
     verify(cut, pages, "after a partial unmap");
-    status = space_.Unmap({range.begin + cut * kPageSize, Bytes(range.size.raw() - cut * kPageSize)});
+    status =
+        space_.Unmap({range.begin + cut * kPageSize, Bytes(range.size.raw() - cut * kPageSize)});
     if (!status.ok()) return Fail("unmap: {}", status.ToString());
   }
 
