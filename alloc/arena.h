@@ -3,7 +3,7 @@
 //
 // An arena has an index, which calls name in their flags; nothing is allocated
 // from it by default. Its own books (extent and page maps, bins) come from near
-// memory, some 8 bytes for a page in use and 128 for an extent.
+// memory, some 16 bytes for a page in use and 128 for an extent.
 //
 // Threads: any, except that creation and destruction are the heap's.
 #pragma once

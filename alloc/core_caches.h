@@ -7,7 +7,7 @@
 // A call locks the cache of its core, which nearly always is free: the lock costs
 // about 5 ns and is never waited for. Where it is held, by a thread that was
 // preempted or moved, the call goes to the arena instead. Caches of threads would
-// save those 5 ns, and cost a cache (13 KiB near, up to 1 MiB far) per thread and
+// save those 5 ns, and cost a cache (13 KiB near, at most 2.3 MiB far) per thread and
 // heap, books of who exits when, and a Purge() that cannot reach them.
 //
 // Threads: any. A body must not touch far memory: its user thread could be
