@@ -71,14 +71,33 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
 
 void Fetcher::Release(DemandRead& read) noexcept { pages_.Give(read.request.memory, parker_); }
 
+bool Fetcher::Window::TryTake(Stage from) noexcept {
+  uint32_t now = word.load(std::memory_order_relaxed);
+  while ((now & kStageMask) == from && (from != kFree || now == kFree)) {
+    // Acquire and release: taking over from who set the stage, see Set().
+    if (word.compare_exchange_weak(now, now + (kTaken - from), std::memory_order_acq_rel,
+                                   std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Fetcher::Window::TryHold() noexcept {
+  uint32_t now = word.load(std::memory_order_relaxed);
+  while ((now & kStageMask) == kReading) {
+    if (word.compare_exchange_weak(now, now + kHolder, std::memory_order_acquire,
+                                   std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Fetcher::Window* Fetcher::TakeFree() noexcept {
   for (int round = 0; round < 2; ++round) {
     for (uint32_t w = 0; w < window_count_; ++w) {
-      uint32_t state = Window::kFree;
-      if (windows_[w].state.compare_exchange_strong(state, Window::kTaken,
-                                                    std::memory_order_acq_rel)) {
-        return &windows_[w];
-      }
+      if (windows_[w].TryTake(Window::kFree)) return &windows_[w];
     }
     if (!ReclaimOldest()) break;
   }
@@ -89,14 +108,10 @@ bool Fetcher::ReclaimOldest() noexcept {
   Window* oldest = nullptr;
   for (uint32_t w = 0; w < window_count_; ++w) {
     Window& window = windows_[w];
-    if (window.state.load(std::memory_order_acquire) != Window::kReady) continue;
+    if (window.stage() != Window::kReady) continue;
     if (oldest == nullptr || window.started < oldest->started) oldest = &window;
   }
-  uint32_t state = Window::kReady;
-  if (oldest == nullptr ||
-      !oldest->state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
-    return false;
-  }
+  if (oldest == nullptr || !oldest->TryTake(Window::kReady)) return false;
   const auto number = static_cast<uint32_t>(oldest - windows_);
   Zone& zone = *oldest->zone.load(std::memory_order_relaxed);
   for (uint32_t i = oldest->first; i < oldest->first + oldest->count; ++i) {
@@ -111,10 +126,6 @@ bool Fetcher::ReclaimOldest() noexcept {
   return true;
 }
 
-void Fetcher::Free(Window& window) noexcept {
-  window.state.store(Window::kFree, std::memory_order_release);
-}
-
 uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexcept {
   const Vpn vpn = zone.vpn(index);
   if (!zone.region->SlabOf(vpn).placed()) return 0;
@@ -127,7 +138,7 @@ uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexce
     AtomicPageWord& page = zone.pages[index + claimed];
     PageWord word = page.Load();
     if (word.state() != PageState::kRemote || !word.slot_valid()) break;
-    if (!page.Take(word, word.ToLoading())) break;
+    if (!page.Take(word, word.ToReadAhead(static_cast<uint32_t>(window - windows_)))) break;
     ++claimed;
   }
   const auto take_back = [&] {
@@ -153,8 +164,7 @@ uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexce
   request.status.store(IoStatus::kPending, std::memory_order_relaxed);
   if (remote_.Submit(request) != IoResult::kOk) return take_back();
   reading_.fetch_add(1, std::memory_order_relaxed);
-  // Release: publishes what the window is about. Pairs with PollWindows().
-  window->state.store(Window::kReading, std::memory_order_release);
+  Set(*window, Window::kReading);
   return claimed;
 }
 
@@ -163,10 +173,13 @@ void Fetcher::PollWindows() noexcept {
   remote_.Poll(Lane::kPrefetch);
   for (uint32_t w = 0; w < window_count_; ++w) {
     Window& window = windows_[w];
-    uint32_t state = window.state.load(std::memory_order_acquire);
-    if (state != Window::kReading || !window.request.final()) continue;
-    if (window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
+    if (window.stage() != Window::kReading || !window.request.final()) continue;
+    if (!window.TryTake(Window::kReading)) continue;
+    // It may be a later read than the one that was seen final.
+    if (window.request.final()) {
       Arrived(window, w);
+    } else {
+      Set(window, Window::kReading);
     }
   }
 }
@@ -186,38 +199,36 @@ void Fetcher::Arrived(Window& window, uint32_t number) noexcept {
     page.Publish(good ? word.ZappedToStandby(word.age(), number) : word.ZappedToRemote(word.age()));
   }
   // Ready before the wake-ups: a touched page must find its window.
-  window.state.store(any ? Window::kReady : Window::kFree, std::memory_order_release);
+  Set(window, any ? Window::kReady : Window::kFree);
   if (arrived) metrics_.Add(Metric::kFetchedPages, window.count);
   for (uint32_t i = 0; i < window.count; ++i) parker_.Unpark(&zone.pages[window.first + i]);
 }
 
-bool Fetcher::AwaitWindow(const Zone& zone, uint32_t index) noexcept {
-  for (uint32_t w = 0; w < window_count_; ++w) {
-    Window& window = windows_[w];
-    if (window.state.load(std::memory_order_acquire) != Window::kReading) continue;
-    if (window.zone.load(std::memory_order_relaxed) != &zone) continue;
-    if (index - window.first >= window.count) continue;
-    // Should the window have moved on meanwhile, its request is final or belongs
-    // to a newer read: waiting for that is late, not wrong.
-    remote_.Wait(window.request);
+void Fetcher::AwaitWindow(const AtomicPageWord& page, PageWord word) noexcept {
+  Window& window = windows_[word.staging_buffer()];
+  while (page.Load() == word) {
+    if (!window.TryHold()) {
+      // Somebody starts it or moves it on.
+      parker_.Wait(&window.word,
+                   [&] { return window.stage() == Window::kReading || page.Load() != word; });
+      continue;
+    }
+    // Held, and the page still names it: so this is the read that brings the page.
+    if (page.Load() == word) remote_.Wait(window.request);
+    window.Unhold();
     PollWindows();
-    return true;
   }
-  return false;
 }
 
 Fetcher::Window* Fetcher::TakeReady(const Zone& zone, uint32_t index, PageWord word) noexcept {
   Window& window = windows_[word.staging_buffer()];
-  uint32_t state = Window::kReady;
-  if (!window.state.compare_exchange_strong(state, Window::kTaken, std::memory_order_acq_rel)) {
-    return nullptr;
-  }
+  if (!window.TryTake(Window::kReady)) return nullptr;
   const bool same = window.zone.load(std::memory_order_relaxed) == &zone &&
                     index - window.first < window.count && zone.pages[index].Load() == word;
   if (same) return &window;
   // The page's window is gone, and its number another's: that one stays ready,
   // and whoever met it taken must look again.
-  window.state.store(Window::kReady, std::memory_order_release);
+  Set(window, Window::kReady);
   Zone& other = *window.zone.load(std::memory_order_relaxed);
   for (uint32_t i = window.first; i < window.first + window.count; ++i) {
     parker_.Unpark(&other.pages[i]);

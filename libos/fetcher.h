@@ -9,9 +9,11 @@
 //
 //   Free --StartWindow--> Reading --arrived--> Ready --touched / reclaimed--> Free
 //
-// A window's pages are Loading while it is read and Standby (aux = its number)
-// while it is ready; whoever moves the window out of Reading or Ready by
-// compare-and-swap owns it until it is Free. Context: signal.
+// A window's pages name it: they are Loading while it is read and Standby while it
+// is ready; whoever moves the window out of Free, Reading or Ready by
+// compare-and-swap owns it (Taken) until it sets the next stage. A thread that
+// waits for a window's read holds it meanwhile: a held window is not read into
+// anew, so that its request stays the one that is waited for. Context: signal.
 #pragma once
 
 #include <array>
@@ -56,14 +58,28 @@ class Fetcher {
 
   // Moves arrived windows on; cheap when none is being read.
   void PollWindows() noexcept;
-  // If a window is reading this page: waits for it, moves it on, true.
-  bool AwaitWindow(const Zone& zone, uint32_t index) noexcept;
+  // Waits until a page that a window reads (word.read_ahead()) is that no more, and
+  // moves the window on: read-ahead has no thread of its own.
+  void AwaitWindow(const AtomicPageWord& page, PageWord word) noexcept;
 
   // A ready window taken for filling: its pages are claimed (Loading) by the
   // caller. Null when the page stands by no more.
   struct Window {
-    enum State : uint32_t { kFree, kReading, kReady, kTaken };
-    std::atomic<uint32_t> state{kFree};
+    enum Stage : uint32_t { kFree, kReading, kReady, kTaken };
+
+    Stage stage() const noexcept {
+      return static_cast<Stage>(word.load(std::memory_order_acquire) & kStageMask);
+    }
+    // From `from` to Taken; false when it is at another stage.
+    [[nodiscard]] bool TryTake(Stage from) noexcept;
+    // Keeps a window that is being read from being read anew. False when it is
+    // not being read.
+    [[nodiscard]] bool TryHold() noexcept;
+    void Unhold() noexcept { word.fetch_sub(kHolder, std::memory_order_release); }
+
+    static constexpr uint32_t kStageMask = 3;
+    static constexpr uint32_t kHolder = 4;
+    std::atomic<uint32_t> word{kFree};  // Stage, and the number of holders above it.
     std::atomic<Zone*> zone{nullptr};
     std::atomic<uint32_t> first{0};  // Index in the zone.
     std::atomic<uint32_t> count{0};
@@ -73,11 +89,16 @@ class Fetcher {
   };
   Window* TakeReady(const Zone& zone, uint32_t index, PageWord word) noexcept;
   bool IsReady(PageWord word) const noexcept {
-    return windows_[word.staging_buffer()].state.load(std::memory_order_acquire) == Window::kReady;
+    return windows_[word.staging_buffer()].stage() == Window::kReady;
   }
-  void Free(Window& window) noexcept;
+  void Free(Window& window) noexcept { Set(window, Window::kFree); }
 
  private:
+  // For who took the window. Release: publishes what it is about.
+  void Set(Window& window, Window::Stage to) noexcept {
+    window.word.fetch_sub(Window::kTaken - to, std::memory_order_release);
+    parker_.Unpark(&window.word);
+  }
   static constexpr uint32_t kMaxWindows = 16;
   static constexpr int kAttempts = 3;
 

@@ -114,10 +114,10 @@ template <typename Done>
 void Pager::WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept {
   // Zapping pages change in bulk, and who changes them wakes the zone.
   AtomicPageWord& page = zone.pages[index];
-  if (!in_place_) {
-    // Read-ahead has no thread of its own: who needs a page of it sees to it.
-    while (page.Load().state() == PageState::kLoading && fetcher_.AwaitWindow(zone, index)) {
-    }
+  const PageWord word = page.Load();
+  if (word.read_ahead()) {
+    fetcher_.AwaitWindow(page, word);
+    if (done(page.Load())) return;
   }
   const void* const key = page.Load().state() == PageState::kZapping
                               ? static_cast<const void*>(&zone.word)

@@ -20,7 +20,7 @@
 //   Thawing   claimed by one thread, which un-protects it; others wait
 //   Zapping   given up for good; about to be dropped; faults wait
 //   Remote    in the pool, or zero; has no frame
-//   Standby   as Remote, and its bytes are still in staging buffer `aux`
+//   Standby   as Remote, and its bytes are in staging buffer `aux - 1`
 //   Hole      unmapped or PROT_NONE: no fault can come from here
 //
 // Who may change what: Loading belongs to the thread that claimed it, Zapping to
@@ -72,13 +72,23 @@ class PageWord {
   // Fault clock (FaultClock) when the page was filled or left.
   constexpr uint16_t age() const { return static_cast<uint16_t>(raw_ >> 24); }
   constexpr uint32_t pins() const { return static_cast<uint32_t>(raw_ >> kAuxShift); }
-  constexpr uint32_t staging_buffer() const { return static_cast<uint32_t>(raw_ >> kAuxShift); }
+  // Loading by a window of read-ahead, not by a thread that waits for it.
+  constexpr bool read_ahead() const {
+    return state() == PageState::kLoading && (raw_ >> kAuxShift) != 0;
+  }
+  // REQUIRES: Standby, or read_ahead().
+  constexpr uint32_t staging_buffer() const {
+    return static_cast<uint32_t>(raw_ >> kAuxShift) - 1;
+  }
 
   static constexpr uint32_t kMaxAux = (1u << 24) - 1;
   static constexpr uint32_t kMaxHot = 4;
 
   // Arrows: each returns the word at its head. What is not named is carried.
   constexpr PageWord ToLoading() const { return WithState(PageState::kLoading).WithAux(0); }
+  constexpr PageWord ToReadAhead(uint32_t buffer) const {
+    return WithState(PageState::kLoading).WithAux(buffer + 1);
+  }
   constexpr PageWord LoadedToResident(uint16_t now, uint32_t hot, uint32_t credit) const {
     return WithState(PageState::kResident).WithHeat(hot, credit).WithAge(now).With(kZero, false);
   }
@@ -97,7 +107,7 @@ class PageWord {
     return WithState(PageState::kRemote).WithAge(now).WithAux(0);
   }
   constexpr PageWord ZappedToStandby(uint16_t now, uint32_t buffer) const {
-    return WithState(PageState::kStandby).WithAge(now).WithAux(buffer);
+    return WithState(PageState::kStandby).WithAge(now).WithAux(buffer + 1);
   }
   constexpr PageWord StandbyToRemote() const { return WithState(PageState::kRemote).WithAux(0); }
   constexpr PageWord ToEmpty() const {

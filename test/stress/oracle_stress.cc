@@ -12,6 +12,7 @@
 // page and zone words was taken. Exit status 0 only without a mismatch.
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
@@ -45,6 +46,7 @@ struct Settings {
   uint64_t seconds = 0;  // Ends early after this long; 0 = no limit.
   uint64_t min_arrows = 0;
   bool chaos = false;
+  std::string file_pool;  // Size of a pool in a file of its own; empty = none.
   std::vector<std::string> options;
   std::string plant;
 };
@@ -425,6 +427,27 @@ void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
 
+// A file for a pool, gone with the run.
+class TemporaryPool {
+ public:
+  ~TemporaryPool() {
+    if (!path_.empty()) unlink(path_.c_str());
+  }
+  bool Make(const std::string& size, std::vector<std::string>* options) {
+    const char* const directory = getenv("TMPDIR");
+    path_ = fmt::format("{}/spiritos-oracle-XXXXXX", directory != nullptr ? directory : "/var/tmp");
+    const int file = mkstemp(path_.data());
+    if (file < 0) return false;
+    close(file);
+    options->push_back("SPIRITOS_POOL=file://" + path_);
+    options->push_back("SPIRITOS_POOL_SIZE=" + size);
+    return true;
+  }
+
+ private:
+  std::string path_;
+};
+
 int Main(int argc, char** argv) {
   Settings settings;
   settings.seed = std::random_device{}();
@@ -435,6 +458,7 @@ int Main(int argc, char** argv) {
   app.add_option("--budget", settings.budget_mib, "local memory, MiB");
   app.add_option("--seconds", settings.seconds, "time limit; 0 = none");
   app.add_option("--min-arrows", settings.min_arrows, "least count of every arrow");
+  app.add_option("--file-pool", settings.file_pool, "pool of this size in a file of its own");
   app.add_flag("--chaos", settings.chaos, "random waits at pause points");
   app.add_option("--plant", settings.plant, "switch a known bug on");
   app.add_option("options", settings.options, "NAME=value space options");
@@ -444,6 +468,11 @@ int Main(int argc, char** argv) {
     return 2;
   }
   if (settings.chaos) UnleashChaos();
+  TemporaryPool pool;
+  if (!settings.file_pool.empty() && !pool.Make(settings.file_pool, &settings.options)) {
+    fmt::print("no file for a pool: {}\n", strerror(errno));
+    return 2;
+  }
   auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
   auto space = options.ok() ? Space::Create(*options) : options.status();
   if (!space.ok()) {

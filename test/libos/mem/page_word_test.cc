@@ -160,10 +160,17 @@ const std::vector<Arrow> kArrows = {
      [](Fields f, ARGS) {
        f.state = PageState::kStandby;
        f.age = now;
-       f.aux = (hot << 20) | (credit << 4) | 1;
+       f.aux = ((hot << 20) | (credit << 4) | 1) + 1;
        return f;
      },
      [](PageWord w, ARGS) { return w.ZappedToStandby(now, (hot << 20) | (credit << 4) | 1); }},
+    {"ToReadAhead",
+     [](Fields f, ARGS) {
+       f.state = PageState::kLoading;
+       f.aux = ((hot << 20) | (credit << 4) | 1) + 1;
+       return f;
+     },
+     [](PageWord w, ARGS) { return w.ToReadAhead((hot << 20) | (credit << 4) | 1); }},
     {"StandbyToRemote",
      [](Fields f, ARGS) {
        f.state = PageState::kRemote;
@@ -269,7 +276,7 @@ TEST_CASE("fields lie where the drawing says and do not overlap", "[mem]") {
     seen += static_cast<uint64_t>(shown);
   }
   CHECK(seen == 63);
-  CHECK(PageWord(Fields{.aux = 77}.Word()).staging_buffer() == 77);
+  CHECK(PageWord(Fields{.aux = 77}.Word()).staging_buffer() == 76);
   CHECK(PageWord() == Fields{}.Word());
 }
 
