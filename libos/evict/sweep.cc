@@ -248,8 +248,20 @@ void Sweep::Reap(const EvictContext& context, IoRequest& request) noexcept {
   }
 }
 
+bool Sweep::OnlyRescued(const IoRequest& request) const noexcept {
+  const uint32_t begin = Zone::IndexOf(Vpn::Of(request.memory));
+  for (uint32_t i = begin; i < begin + request.pages; ++i) {
+    if (zone_->pages[i].Load().state() == PageState::kLeaving) return false;
+  }
+  return true;
+}
+
 bool Sweep::WritesDone(const EvictContext& context) noexcept {
   if (reaped_ == request_count_ || SPIRITOS_PLANTED(kFrameBeforeAck)) return true;
+  // Tempting and wrong: nobody needs the rescued pages' writes any more.
+  while (SPIRITOS_PLANTED(kTwoWritesPerSlot) && OnlyRescued(requests_[reaped_])) {
+    if (++reaped_ == request_count_) return true;
+  }
   context.remote.Poll(Lane::kWriteBack);
   while (reaped_ < request_count_ && requests_[reaped_].final()) {
     Reap(context, requests_[reaped_++]);

@@ -89,6 +89,8 @@ class Sweep {
   void QueueWrite(const EvictContext& context, uint32_t index, PageWord word) noexcept;
   void SubmitRequest(const EvictContext& context) noexcept;
   void Reap(const EvictContext& context, IoRequest& request) noexcept;
+  // For a planted bug alone.
+  bool OnlyRescued(const IoRequest& request) const noexcept;
   // The write of a page ended: sets slot-valid if the page is still ours.
   void Acknowledge(const EvictContext& context, uint32_t index, const PageHash& hash,
                    bool written) noexcept;

@@ -28,6 +28,8 @@
 #include "libos/mem/zone_word.h"
 #include "libos/options_env.h"
 #include "libos/space.h"
+#include "test/support/space_peer.h"
+#include "test/support/unruly_pool.h"
 
 namespace spiritos {
 namespace {
@@ -46,6 +48,7 @@ struct Settings {
   uint64_t seconds = 0;  // Ends early after this long; 0 = no limit.
   uint64_t min_arrows = 0;
   bool chaos = false;
+  bool unruly = false;
   std::string file_pool;  // Size of a pool in a file of its own; empty = none.
   std::vector<std::string> options;
   std::string plant;
@@ -66,9 +69,11 @@ size_t MovingWord(uint64_t page) { return 2 + page * 37 % (kWords - 4); }
 
 class Stress {
  public:
-  Stress(Space& space, const Settings& settings)
+  // `unruly`: null, or the pool whose complaints end the run.
+  Stress(Space& space, const Settings& settings, const UnrulyPool* unruly)
       : space_(space),
         settings_(settings),
+        unruly_(unruly),
         region_(space.CreateRegion(Bytes(settings.region_mib << 20)).value()),
         pages_(region_.size.raw() / kPageSize),
         shadows_(pages_) {}
@@ -132,6 +137,7 @@ class Stress {
         RegionLife(thread, rng);
       }
       ++done;
+      if (unruly_ != nullptr && unruly_->trespassed()) break;
       if (deadline_ != 0 && done % 64 == 0 && NowNs() > deadline_) break;
     }
     page_operations_ += done;
@@ -333,6 +339,7 @@ class Stress {
 
   Space& space_;
   const Settings settings_;
+  const UnrulyPool* const unruly_;
   const AddressRange region_;
   const uint64_t pages_;
   std::vector<Shadow> shadows_;
@@ -391,6 +398,16 @@ bool ReportArrows(uint64_t least) {
   return enough;
 }
 
+// A page is written at most once each time it leaves.
+bool WritesMatchDepartures(const Stats& stats) {
+  const uint64_t departures = ArrowsTaken(PageState::kResident, PageState::kLeaving);
+  const uint64_t writes = stats[Metric::kWrittenPages] + stats[Metric::kDiscardedWrites] +
+                          stats[Metric::kWriteErrors];
+  if (writes <= departures) return true;
+  fmt::print("{} writes of pages for {} departures\n", writes, departures);
+  return false;
+}
+
 // Stretches the moments that races need: a random wait at every pause point.
 void Dawdle() {
   thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
@@ -423,6 +440,7 @@ bool Plant(const std::string& name) {
 
 #else
 bool ReportArrows(uint64_t) { return true; }
+bool WritesMatchDepartures(const Stats&) { return true; }
 void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
@@ -459,6 +477,7 @@ int Main(int argc, char** argv) {
   app.add_option("--seconds", settings.seconds, "time limit; 0 = none");
   app.add_option("--min-arrows", settings.min_arrows, "least count of every arrow");
   app.add_option("--file-pool", settings.file_pool, "pool of this size in a file of its own");
+  app.add_flag("--unruly", settings.unruly, "a pool that ends requests in any order");
   app.add_flag("--chaos", settings.chaos, "random waits at pause points");
   app.add_option("--plant", settings.plant, "switch a known bug on");
   app.add_option("options", settings.options, "NAME=value space options");
@@ -474,7 +493,15 @@ int Main(int argc, char** argv) {
     return 2;
   }
   auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
-  auto space = options.ok() ? Space::Create(*options) : options.status();
+  UnrulyPool* unruly = nullptr;
+  const auto make_space = [&]() -> absl::StatusOr<std::unique_ptr<Space>> {
+    if (!options.ok()) return options.status();
+    if (!settings.unruly) return Space::Create(*options);
+    auto owned = std::make_unique<UnrulyPool>(16, settings.seed);
+    unruly = owned.get();
+    return SpaceTestPeer::Create(*options, std::move(owned));
+  };
+  const auto space = make_space();
   if (!space.ok()) {
     fmt::print("{}\n", space.status().ToString());
     return 2;
@@ -482,7 +509,7 @@ int Main(int argc, char** argv) {
   fmt::print("seed {}\n{}", settings.seed, (*space)->description());
   std::fflush(stdout);
   const uint64_t begin = NowNs();
-  Stress stress(**space, settings);
+  Stress stress(**space, settings, unruly);
   const bool matched = stress.Run();
   (*space)->Drain();
   const Stats stats = (*space)->GetStats();
@@ -492,7 +519,23 @@ int Main(int argc, char** argv) {
              100.0 * static_cast<double>(stats[Metric::kFaults]) /
                  static_cast<double>(stress.page_operations()),
              stats[Metric::kEvictedPages], stats[Metric::kRescues], seconds);
-  if (!matched) return 1;
+  bool clean = matched;
+  if (unruly != nullptr) {
+    for (const std::string& trespass : unruly->trespasses()) {
+      fmt::print("MISMATCH (seed {}): {}\n", settings.seed, trespass);
+      clean = false;
+    }
+  }
+  if (!clean) return 1;
+  if (const auto census = SpaceTestPeer::Count(**space); census.in_motion() != 0) {
+    fmt::print(
+        "after a drain {} pages are Loading, {} Leaving, {} Thawing, {} Zapping; {} writes are in "
+        "flight, {} zones busy\n",
+        census[PageState::kLoading], census[PageState::kLeaving], census[PageState::kThawing],
+        census[PageState::kZapping], census.writes_in_flight, census.busy_zones);
+    return 1;
+  }
+  if (!WritesMatchDepartures(stats)) return 1;
   if (stats[Metric::kLostPages] != 0 || stats[Metric::kCorruptPages] != 0) {
     fmt::print("{} lost pages, {} corrupt pages\n", stats[Metric::kLostPages],
                stats[Metric::kCorruptPages]);

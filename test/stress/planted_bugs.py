@@ -15,6 +15,8 @@ BUGS = {
     "stale-slot-valid": [],
     "thaw-over-leaving": [],
     "pin-ignored": [],
+    "two-writes-per-slot": ["--unruly"],
+    "frame-before-ack": ["--unruly"],
 }
 
 

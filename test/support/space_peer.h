@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// SpaceTestPeer: a space on a pool of the test's, and a look into its page words.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <utility>
+
+#include "libos/space_impl.h"
+
+namespace spiritos {
+
+class SpaceTestPeer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Space>> Create(const Options& options,
+                                                       std::unique_ptr<RemoteBackend> pool) {
+    auto impl = std::make_unique<Space::Impl>(options, std::move(pool));
+    if (absl::Status status = impl->Start(); !status.ok()) return status;
+    return std::unique_ptr<Space>(new Space(std::move(impl)));
+  }
+
+  // How many pages are in each state, and how many have a write in flight.
+  struct Census {
+    std::array<uint64_t, 9> pages{};
+    uint64_t writes_in_flight = 0;
+    uint64_t busy_zones = 0;
+    uint64_t operator[](PageState state) const { return pages[static_cast<size_t>(state)]; }
+    uint64_t in_motion() const {
+      return (*this)[PageState::kLoading] + (*this)[PageState::kLeaving] +
+             (*this)[PageState::kThawing] + (*this)[PageState::kZapping] + writes_in_flight +
+             busy_zones;
+    }
+  };
+  static Census Count(Space& space) {
+    Census census;
+    LockGuard guard(space.impl_->mutex_);
+    for (const auto& region : space.impl_->owned_) {
+      for (size_t z = 0; z < region->zone_count(); ++z) {
+        const Zone* const zone = region->zone(z);
+        if (zone == nullptr) continue;
+        census.busy_zones += zone->word.Load().stage() != ZoneStage::kIdle;
+        for (const AtomicPageWord& page : zone->pages) {
+          const PageWord word = page.Load();
+          ++census.pages[static_cast<size_t>(word.state())];
+          census.writes_in_flight += word.write_in_flight();
+        }
+      }
+    }
+    return census;
+  }
+  static PageWord WordOf(Space& space, const std::byte* at) {
+    const Epoch::Guard guard(space.impl_->regions_.epoch());
+    Region* const region = space.impl_->regions_.Find(at, guard);
+    const Vpn vpn = Vpn::Of(at);
+    const Zone* const zone = region == nullptr ? nullptr : region->FindZone(vpn);
+    return zone == nullptr ? PageWord() : zone->pages[Zone::IndexOf(vpn)].Load();
+  }
+};
+
+}  // namespace spiritos
