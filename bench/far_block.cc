@@ -2,7 +2,7 @@
 // Makes a benchmark's block: a region of its own space, or plain memory.
 #include "bench/far_block.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/mman.h>
 
 #include <cerrno>

@@ -3,7 +3,7 @@
 #include "bench/harness.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/sysinfo.h>

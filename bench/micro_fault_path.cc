@@ -9,14 +9,14 @@
 //   two threads    random read by two, against what two compute loops gain
 // Faulting threads are pinned to CPUs 0 (and 1), the evictor finds its own CPU;
 // `--unpinned` leaves all to the scheduler.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
 #include <random>
 #include <thread>
 
+#include "bench/command_line.h"
 #include "bench/far_block.h"
 #include "bench/floor.h"
 #include "bench/harness.h"
@@ -192,13 +192,13 @@ bool Collect(const Settings& settings, Series* s) {
 
 int Main(int argc, char** argv) {
   Settings settings;
-  CLI::App app("what a fault costs, against the kernel's floor");
-  app.add_option("--far", settings.far_mib, "far memory, MiB");
-  app.add_option("--runs", settings.runs, "interleaved runs");
-  app.add_option("--operations", settings.operations, "accesses of a thread and run");
-  app.add_flag("--unpinned", settings.unpinned, "leave placement to the scheduler");
-  app.add_option("--json", settings.json, "also write the figures to this file");
-  CLI11_PARSE(app, argc, argv);
+  CommandLine line("what a fault costs, against the kernel's floor");
+  line.Add("--far", &settings.far_mib, "far memory, MiB");
+  line.Add("--runs", &settings.runs, "interleaved runs");
+  line.Add("--operations", &settings.operations, "accesses of a thread and run");
+  line.Add("--unpinned", &settings.unpinned, "leave placement to the scheduler");
+  line.Add("--json", &settings.json, "also write the figures to this file");
+  if (const auto status = line.Parse(argc, argv)) return *status;
   const MachineInfo machine = DescribeMachine();
   fmt::print("{}\n", FormatMachine(machine));
   for (const std::string& warning : MachineWarnings(machine)) fmt::print("warning: {}\n", warning);

@@ -2,7 +2,7 @@
 // Judges configurations against their targets and prints them.
 #include "bench/rival_report.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>

@@ -13,7 +13,7 @@
 // by a process in its own memory group; see rival_child.h for its limit. Huge
 // pages are off for both. Block contents compress about two to one.
 // Needs root, zram and a memory cgroup (v1 or v2); exits with 77 without them.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Programs made of single accesses: random read and write, Zipf get, stride and
 // pointer chase. Every access is timed on its own.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>

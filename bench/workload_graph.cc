@@ -6,7 +6,7 @@
 //   in order| of the block          |       | that every page of targets needs
 //
 // An operation is an edge; its latency is taken per page of targets.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>

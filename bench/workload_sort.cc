@@ -12,7 +12,7 @@
 // Latency is taken from page to page within one partition of several blocks.
 // Sorting parts smaller than that is computation on pages just touched: it
 // counts in the rate, not in the latencies.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <utility>

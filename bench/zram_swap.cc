@@ -2,7 +2,7 @@
 // Sets a zram device up for swapping and takes it down again.
 #include "bench/zram_swap.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <spawn.h>
 #include <sys/swap.h>
 #include <sys/wait.h>

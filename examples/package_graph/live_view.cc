@@ -2,7 +2,7 @@
 // Rates are differences between two samples; latencies come as they are.
 #include "examples/package_graph/live_view.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 

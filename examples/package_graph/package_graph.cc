@@ -15,7 +15,7 @@
 //   pagerank   scans edges in order, again and again: about a seventh of the data
 //   queries    scans of posting lists, then single reads of ranks and records
 //   key-value  records anywhere, by Zipf's law: favourites, but no neighbours
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>

@@ -2,7 +2,7 @@
 // The table and the plot are made from the same reports as the JSON.
 #include "examples/package_graph/report.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <spawn.h>
 #include <sys/wait.h>
 

@@ -2,17 +2,23 @@
 // Prints a failed check with write(2) and aborts.
 #include "libos/base/check.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <string_view>
 
 namespace spiritos::internal {
 
-void CheckFailed(const char* file, int line, const char* what, std::string_view message) noexcept {
+void CheckFailed(const char* file, int line, const char* what, fmt::string_view format,
+                 fmt::format_args args) noexcept {
+  char message[400];
+  const auto formatted = fmt::vformat_to_n(message, sizeof(message), format, args);
   char text[768];
-  const auto result = fmt::format_to_n(text, sizeof(text) - 1, "{}:{}: check failed: {}: {}", file,
-                                       line, what, message);
+  const auto result = fmt::format_to_n(
+      text, sizeof(text) - 1, "{}:{}: check failed: {}: {}", file, line, what,
+      std::string_view(message, std::min(formatted.size, sizeof(message))));
   size_t size = std::min(result.size, sizeof(text) - 1);
   text[size++] = '\n';
   // Nothing is left to do if standard error is gone.

@@ -7,25 +7,20 @@
 // returns wrong bytes: a load has nobody to return an error to.
 #pragma once
 
-#include <fmt/format.h>
-
-#include <cstddef>
-#include <string_view>
+#include <fmt/core.h>
 
 namespace spiritos::internal {
 
 // Writes "<file>:<line>: check failed: <what>: <message>" and aborts.
 [[noreturn]] void CheckFailed(const char* file, int line, const char* what,
-                              std::string_view message) noexcept;
+                              fmt::string_view format, fmt::format_args args) noexcept;
 
 template <typename... Args>
 [[noreturn, gnu::cold, gnu::noinline]] void CheckFailedFormat(const char* file, int line,
                                                               const char* what,
                                                               fmt::format_string<Args...> format,
                                                               Args&&... args) noexcept {
-  char text[400];
-  const auto result = fmt::format_to_n(text, sizeof(text), format, std::forward<Args>(args)...);
-  CheckFailed(file, line, what, {text, std::min(result.size, sizeof(text))});
+  CheckFailed(file, line, what, format, fmt::make_format_args(args...));
 }
 
 }  // namespace spiritos::internal

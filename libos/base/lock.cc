@@ -4,6 +4,6 @@
 
 namespace spiritos::internal {
 #ifndef NDEBUG
-thread_local uint32_t held_ranks = 0;
+thread_local constinit uint32_t held_ranks = 0;
 #endif
 }  // namespace spiritos::internal

@@ -42,7 +42,7 @@ inline void NoteAcquired(LockRank) {}
 inline void NoteReleased(LockRank) {}
 #else
 // Bit r is set while this thread holds a lock of rank r.
-extern thread_local uint32_t held_ranks;
+extern thread_local constinit uint32_t held_ranks;
 inline void NoteAcquired(LockRank rank) {
   const uint32_t bit = 1u << static_cast<uint32_t>(rank);
   SPIRITOS_CHECK(held_ranks < bit, "rank {} taken while holding ranks {:#x}",

@@ -2,7 +2,7 @@
 // Writes a line with one write(2), so that lines of processes do not mix.
 #include "libos/base/log.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <cstdlib>

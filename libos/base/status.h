@@ -2,7 +2,7 @@
 // Status helpers: early return, and errno with the call that set it.
 #pragma once
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <string_view>
 #include <utility>
@@ -37,7 +37,7 @@ inline absl::Status ErrnoStatus(int error, std::string_view what) {
 
 template <typename... Args>
 absl::Status InvalidArgument(fmt::format_string<Args...> format, Args&&... args) {
-  return absl::InvalidArgumentError(fmt::format(format, std::forward<Args>(args)...));
+  return absl::InvalidArgumentError(fmt::vformat(format, fmt::make_format_args(args...)));
 }
 
 }  // namespace spiritos

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "libos/base/copy.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/status.h"
 
@@ -83,7 +84,7 @@ IoResult EmbeddedBackend::Submit(IoRequest& request) noexcept {
       request.Finish(error);
       return IoResult::kOk;
     }
-    std::memcpy(slots, request.memory, bytes);
+    CopyWhileStored(slots, request.memory, bytes);
   }
   request.Finish(0);
   return IoResult::kOk;

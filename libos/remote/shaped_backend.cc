@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "libos/base/clock.h"
+#include "libos/base/copy.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/status.h"
 
@@ -149,7 +150,7 @@ int ShapedBackend::Copy(const IoRequest& request) noexcept {
     std::memcpy(request.memory, slots, bytes);
   } else {
     if (const int error = SPIRITOS_FAILPOINT(kBackendWrite)) return error;
-    std::memcpy(slots, request.memory, bytes);
+    CopyWhileStored(slots, request.memory, bytes);
   }
   const auto page_ns = static_cast<int64_t>((NowNs() - begin_ns) / request.pages);
   const auto mean = static_cast<int64_t>(copy_page_ns_.load(std::memory_order_relaxed));

@@ -7,11 +7,10 @@
 // stop with a message (a failed check or an error of Space::Create): it must
 // never hang, and never read a wrong byte. A single failure of a call that can
 // be repeated must be survived.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -19,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/command_line.h"
 #include "libos/base/failpoint.h"
 #include "libos/options_env.h"
 #include "libos/space.h"
@@ -137,11 +137,11 @@ int Main(int argc, char** argv) {
   uint64_t last = 200;
   uint64_t stride = 1;
   std::vector<std::string> variables;
-  CLI::App app("the Nth operation fails, for every N");
-  app.add_option("--last", last, "highest N");
-  app.add_option("--stride", stride, "step of N");
-  app.add_option("options", variables, "NAME=value space options");
-  CLI11_PARSE(app, argc, argv);
+  bench::CommandLine line("the Nth operation fails, for every N");
+  line.Add("--last", &last, "highest N");
+  line.Add("--stride", &stride, "step of N");
+  line.Add("options", &variables, "NAME=value space options");
+  if (const auto status = line.Parse(argc, argv)) return *status;
   auto options = ApplyOptions({.budget = 4_MiB}, variables);
   if (!options.ok()) {
     fmt::print("{}\n", options.status().ToString());

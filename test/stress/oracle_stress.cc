@@ -10,11 +10,10 @@
 //
 // Prints its seed and, at the end, what it did and how often each arrow of the
 // page and zone words was taken. Exit status 0 only without a mismatch.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -22,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/command_line.h"
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
 #include "libos/mem/page_word.h"
@@ -469,19 +469,19 @@ class TemporaryPool {
 int Main(int argc, char** argv) {
   Settings settings;
   settings.seed = std::random_device{}();
-  CLI::App app("random operations on far memory against a shadow");
-  app.add_option("--operations", settings.operations, "page operations in all");
-  app.add_option("--seed", settings.seed, "seed; random by default");
-  app.add_option("--region", settings.region_mib, "far memory, MiB");
-  app.add_option("--budget", settings.budget_mib, "local memory, MiB");
-  app.add_option("--seconds", settings.seconds, "time limit; 0 = none");
-  app.add_option("--min-arrows", settings.min_arrows, "least count of every arrow");
-  app.add_option("--file-pool", settings.file_pool, "pool of this size in a file of its own");
-  app.add_flag("--unruly", settings.unruly, "a pool that ends requests in any order");
-  app.add_flag("--chaos", settings.chaos, "random waits at pause points");
-  app.add_option("--plant", settings.plant, "switch a known bug on");
-  app.add_option("options", settings.options, "NAME=value space options");
-  CLI11_PARSE(app, argc, argv);
+  bench::CommandLine line("random operations on far memory against a shadow");
+  line.Add("--operations", &settings.operations, "page operations in all");
+  line.Add("--seed", &settings.seed, "seed; random by default");
+  line.Add("--region", &settings.region_mib, "far memory, MiB");
+  line.Add("--budget", &settings.budget_mib, "local memory, MiB");
+  line.Add("--seconds", &settings.seconds, "time limit; 0 = none");
+  line.Add("--min-arrows", &settings.min_arrows, "least count of every arrow");
+  line.Add("--file-pool", &settings.file_pool, "pool of this size in a file of its own");
+  line.Add("--unruly", &settings.unruly, "a pool that ends requests in any order");
+  line.Add("--chaos", &settings.chaos, "random waits at pause points");
+  line.Add("--plant", &settings.plant, "switch a known bug on");
+  line.Add("options", &settings.options, "NAME=value space options");
+  if (const auto status = line.Parse(argc, argv)) return *status;
   if (!settings.plant.empty() && !Plant(settings.plant)) {
     fmt::print("no planted bug \"{}\" in this build\n", settings.plant);
     return 2;

@@ -2,11 +2,12 @@
 // Flights in an array; the next to end is drawn.
 #include "test/support/unruly_pool.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sched.h>
 
 #include <cstring>
 
+#include "libos/base/copy.h"
 #include "libos/base/core.h"
 #include "libos/base/failpoint.h"
 
@@ -71,7 +72,7 @@ void UnrulyPool::Admit(const IoRequest& request) noexcept {
 void UnrulyPool::Move(const Flight& flight) noexcept {
   const size_t bytes = size_t{flight.pages} << kPageShift;
   if (flight.write) {
-    std::memcpy(BytesOf(flight.first), flight.memory, bytes);
+    CopyWhileStored(BytesOf(flight.first), flight.memory, bytes);
   } else {
     std::memcpy(flight.memory, BytesOf(flight.first), bytes);
   }

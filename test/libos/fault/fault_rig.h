@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "libos/base/failpoint.h"
+#include "libos/base/check.h"
 #include "libos/base/mapping.h"
 #include "libos/base/metrics.h"
 #include "libos/fault/fault_backend.h"
@@ -66,6 +67,9 @@ class ServingSink final : public FaultSink {
   static constexpr uint32_t kMaxPages = 4096;
 
   FaultOutcome OnFault(Vpn vpn, FaultKind kind) noexcept override {
+    // Between storing into a page and serving it only the kernel orders threads,
+    // which is more than a race detector sees: acquire, pairs with the rig's.
+    SPIRITOS_CHECK(ready.load(std::memory_order_acquire), "a fault before the rig stands");
     last_vpn = vpn.raw();
     last_kind = kind;
     last_thread = static_cast<pid_t>(syscall(SYS_gettid));
@@ -91,6 +95,7 @@ class ServingSink final : public FaultSink {
 
   FaultBackend* backend = nullptr;
   Vpn first;
+  std::atomic<bool> ready{false};
   std::atomic<uint64_t> faults{0};
   std::atomic<uint64_t> last_vpn{0};
   std::atomic<FaultKind> last_kind{FaultKind::kUnknown};
@@ -109,6 +114,7 @@ struct FaultRig {
         backend(candidate.make(calls, *sink, *metrics)) {
     sink->backend = backend.get();
     sink->first = first();
+    sink->ready.store(true, std::memory_order_release);
     REQUIRE(backend->Cover(memory.range()).ok());
     covered = true;
   }

@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 
+#include "libos/base/check.h"
 #include "libos/base/mapping.h"
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/file_backend.h"
@@ -47,7 +48,7 @@ class Pages {
  public:
   explicit Pages(uint32_t count) {
     auto memory = Mapping::Anonymous(Bytes(size_t{count} << kPageShift), kPageSize, "test pages");
-    REQUIRE(memory.ok());
+    SPIRITOS_CHECK(memory.ok(), "no memory for a test's pages");  // In any thread.
     memory_ = *std::move(memory);
   }
   std::byte* operator[](uint32_t page) const {
