@@ -55,6 +55,7 @@ TEST_CASE("Synchronize waits for a reader that began before it", "[base]") {
 TEST_CASE("readers that keep coming do not hold Synchronize up", "[base]") {
   const auto epoch = std::make_unique<Epoch>();
   std::atomic<bool> stop{false};
+  std::atomic<bool> inside{false};
   uint64_t readers = 0;
   RunTogether(2, [&](uint32_t thread) {
     if (thread == 0) {
@@ -64,10 +65,12 @@ TEST_CASE("readers that keep coming do not hold Synchronize up", "[base]") {
       for (; !stop; ++readers) {
         guards[(readers + 1) % 2].emplace(*epoch);
         guards[readers % 2].reset();
+        inside = true;
         if (readers % 256 == 0) sched_yield();
       }
       return;
     }
+    YieldUntil([&] { return inside.load(); });
     for (uint32_t i = 0; i < Rounds(10'000); ++i) epoch->Synchronize();
     stop = true;
   });
