@@ -30,6 +30,7 @@ int uffd = -1;
 std::byte* target = nullptr;
 std::byte* pool = nullptr;
 bool step_over = false;
+uint64_t run_bytes = kPageSize;
 
 std::byte* MapPages(uint32_t pages) {
   void* p = mmap(nullptr, size_t{pages} << kPageShift, PROT_READ | PROT_WRITE,
@@ -42,7 +43,7 @@ std::byte* MapPages(uint32_t pages) {
 void CopyIn(uint64_t offset) {
   uffdio_copy copy{.dst = reinterpret_cast<uintptr_t>(target) + offset,
                    .src = reinterpret_cast<uintptr_t>(pool) + offset,
-                   .len = kPageSize,
+                   .len = run_bytes,
                    .mode = UFFDIO_COPY_MODE_DONTWAKE,
                    .copy = 0};
   if (ioctl(uffd, UFFDIO_COPY, &copy) != 0) abort();
@@ -57,21 +58,22 @@ void OnSigbus(int, siginfo_t* info, void* context) {
     return;
   }
   const auto offset = static_cast<uint64_t>(static_cast<std::byte*>(info->si_addr) - target);
-  CopyIn(offset & ~uint64_t{kPageSize - 1});
+  CopyIn(offset & ~(run_bytes - 1));
 }
 
 void LoadByte(const std::byte* at) { asm volatile("movzbl (%%rax), %%eax" : : "a"(at) : "memory"); }
 
 template <typename Body>
-double NsPerPage(const std::vector<uint32_t>& order, Body&& body) {
+double NsPerRun(const std::vector<uint32_t>& order, Body&& body) {
   const uint64_t begin = NowNs();
-  for (const uint32_t page : order) body(uint64_t{page} << kPageShift);
+  for (const uint32_t index : order) body(index * run_bytes);
   return static_cast<double>(NowNs() - begin) / static_cast<double>(order.size());
 }
 
 }  // namespace
 
-FloorCosts MeasureFloor(uint32_t pages) {
+FloorCosts MeasureFloor(uint32_t pages, uint32_t run) {
+  run_bytes = uint64_t{run} << kPageShift;
   uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */));
   uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS, .ioctls = 0};
   SPIRITOS_CHECK(uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0, "userfaultfd: errno {}", errno);
@@ -89,17 +91,17 @@ FloorCosts MeasureFloor(uint32_t pages) {
   sigfillset(&action.sa_mask);
   sigaction(SIGBUS, &action, nullptr);
 
-  std::vector<uint32_t> order(pages);
+  std::vector<uint32_t> order(pages / run);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), std::mt19937(1));
   FloorCosts costs;
   step_over = true;
-  costs.signal_ns = NsPerPage(order, [](uint64_t offset) { LoadByte(target + offset); });
+  costs.signal_ns = NsPerRun(order, [](uint64_t offset) { LoadByte(target + offset); });
   step_over = false;
-  costs.fault_ns = NsPerPage(order, [](uint64_t offset) { LoadByte(target + offset); });
-  costs.load_ns = NsPerPage(order, [](uint64_t offset) { LoadByte(target + offset); });
+  costs.fault_ns = NsPerRun(order, [](uint64_t offset) { LoadByte(target + offset); });
+  costs.load_ns = NsPerRun(order, [](uint64_t offset) { LoadByte(target + offset); });
   madvise(target, size_t{pages} << kPageShift, MADV_DONTNEED);
-  costs.copy_ns = NsPerPage(order, CopyIn);
+  costs.copy_ns = NsPerRun(order, CopyIn);
   munmap(target, size_t{pages} << kPageShift);
   munmap(pool, size_t{pages} << kPageShift);
   close(uffd);

@@ -2,7 +2,8 @@
 // The floor of a fault: what the kernel alone costs, with nothing of ours.
 //
 // signal -> UFFDIO_COPY from a pool in memory -> return, by a handler of a dozen
-// lines, on pages in random order; and its parts by themselves.
+// lines, on pages (or aligned runs of pages) in random order; and its parts by
+// themselves. All figures are for one fault.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,12 @@ namespace spiritos::bench {
 struct FloorCosts {
   double fault_ns = 0;   // The whole: fault, signal, copy, return.
   double signal_ns = 0;  // Fault, signal and return; the handler steps over the load.
-  double copy_ns = 0;    // UFFDIO_COPY of one page, random, called in a loop.
+  double copy_ns = 0;    // UFFDIO_COPY of the run, random, called in a loop.
   double load_ns = 0;    // A load of a random resident page: TLB and cache miss.
 };
 
 // In the calling process, which must have no space: it takes SIGBUS. `pages`
-// pages are touched once each, out of as many in a pool.
-FloorCosts MeasureFloor(uint32_t pages);
+// pages, in runs of `run` that one fault brings, out of as many in a pool.
+FloorCosts MeasureFloor(uint32_t pages, uint32_t run = 1);
 
 }  // namespace spiritos::bench

@@ -16,9 +16,9 @@ void CheckFailed(const char* file, int line, const char* what, fmt::string_view 
   char message[400];
   const auto formatted = fmt::vformat_to_n(message, sizeof(message), format, args);
   char text[768];
-  const auto result = fmt::format_to_n(
-      text, sizeof(text) - 1, "{}:{}: check failed: {}: {}", file, line, what,
-      std::string_view(message, std::min(formatted.size, sizeof(message))));
+  const auto result =
+      fmt::format_to_n(text, sizeof(text) - 1, "{}:{}: check failed: {}: {}", file, line, what,
+                       std::string_view(message, std::min(formatted.size, sizeof(message))));
   size_t size = std::min(result.size, sizeof(text) - 1);
   text[size++] = '\n';
   // Nothing is left to do if standard error is gone.

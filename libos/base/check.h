@@ -12,8 +12,8 @@
 namespace spiritos::internal {
 
 // Writes "<file>:<line>: check failed: <what>: <message>" and aborts.
-[[noreturn]] void CheckFailed(const char* file, int line, const char* what,
-                              fmt::string_view format, fmt::format_args args) noexcept;
+[[noreturn]] void CheckFailed(const char* file, int line, const char* what, fmt::string_view format,
+                              fmt::format_args args) noexcept;
 
 template <typename... Args>
 [[noreturn, gnu::cold, gnu::noinline]] void CheckFailedFormat(const char* file, int line,

@@ -77,9 +77,7 @@ class PageWord {
     return state() == PageState::kLoading && (raw_ >> kAuxShift) != 0;
   }
   // REQUIRES: Standby, or read_ahead().
-  constexpr uint32_t staging_buffer() const {
-    return static_cast<uint32_t>(raw_ >> kAuxShift) - 1;
-  }
+  constexpr uint32_t staging_buffer() const { return static_cast<uint32_t>(raw_ >> kAuxShift) - 1; }
 
   static constexpr uint32_t kMaxAux = (1u << 24) - 1;
   static constexpr uint32_t kMaxHot = 4;

@@ -156,8 +156,8 @@ TEST_CASE("a page hammered while it leaves loses no increment", "[space][race][u
   sweeper.join();
   const Stats stats = space.GetStats();
   UNSCOPED_INFO(count << " increments, " << stats[Metric::kEvictedPages] << " evictions, "
-                      << stats[Metric::kRescues] << " rescues, "
-                      << stats[Metric::kRescuesInFlight] << " in flight");
+                      << stats[Metric::kRescues] << " rescues, " << stats[Metric::kRescuesInFlight]
+                      << " in flight");
   CHECK(counter.load() == count);
   REQUIRE(space.Evict(page).ok());
   CHECK(counter.load() == count);

@@ -401,8 +401,8 @@ bool ReportArrows(uint64_t least) {
 // A page is written at most once each time it leaves.
 bool WritesMatchDepartures(const Stats& stats) {
   const uint64_t departures = ArrowsTaken(PageState::kResident, PageState::kLeaving);
-  const uint64_t writes = stats[Metric::kWrittenPages] + stats[Metric::kDiscardedWrites] +
-                          stats[Metric::kWriteErrors];
+  const uint64_t writes =
+      stats[Metric::kWrittenPages] + stats[Metric::kDiscardedWrites] + stats[Metric::kWriteErrors];
   if (writes <= departures) return true;
   fmt::print("{} writes of pages for {} departures\n", writes, departures);
   return false;

@@ -99,7 +99,8 @@ void UnrulyPool::EndOne(size_t index) noexcept {
   const Flight flight = flights_[index];
   flights_[index] = flights_.back();
   flights_.pop_back();
-  const int error = flight.write ? SPIRITOS_FAILPOINT(kBackendWrite) : SPIRITOS_FAILPOINT(kBackendRead);
+  const int error =
+      flight.write ? SPIRITOS_FAILPOINT(kBackendWrite) : SPIRITOS_FAILPOINT(kBackendRead);
   if (!flight.moved && error == 0) Move(flight);
   if (flight.write) {
     for (uint64_t s = flight.first.raw(); s < flight.first.raw() + flight.pages; ++s) --writing_[s];

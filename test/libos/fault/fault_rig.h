@@ -19,8 +19,8 @@
 #include <span>
 #include <vector>
 
-#include "libos/base/failpoint.h"
 #include "libos/base/check.h"
+#include "libos/base/failpoint.h"
 #include "libos/base/mapping.h"
 #include "libos/base/metrics.h"
 #include "libos/fault/fault_backend.h"
