@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backends under failing calls, random calls and racing threads: what passes is
 // waited out, what stays is reported with how far the call got.
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <random>
 #include <thread>
