@@ -17,6 +17,9 @@ constexpr uint64_t kMs = 1'000'000;
 // change of affinity or load is noticed.
 constexpr uint64_t kFirstSpellNs = 20 * kMs;
 constexpr uint64_t kLongestSpellNs = 640 * kMs;
+// An evictor that is kept waiting but keeps up all the same is left alone: on a
+// CPU that it shares it sweeps cheaper than faults would, whole zones at a time.
+constexpr uint64_t kStallsToPassive = 8;
 // A stalled fault looks for itself after this long, whatever was decided.
 constexpr uint64_t kPatienceNs = 4 * kMs;
 // With no frame freed by anybody for this long the space is stuck: every page is
@@ -131,6 +134,7 @@ void EvictorGroup::TakeFrameSlow() noexcept {
   const uint64_t begin = NowNs();
   context_.metrics.Add(Metric::kFrameStalls);
   stalls_since_scaling_.fetch_add(1, std::memory_order_relaxed);
+  stalls_since_report_.fetch_add(1, std::memory_order_relaxed);
   Kick();
   bool swept = false;
   bool got = false;
@@ -251,8 +255,9 @@ bool EvictorGroup::PayDebt() noexcept {
 void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
   context_.metrics.Add(Metric::kEvictorBusyNs, busy_ns);
   context_.metrics.Add(Metric::kEvictorCpuNs, cpu_ns);
+  const uint64_t stalled = stalls_since_report_.exchange(0, std::memory_order_relaxed);
   if (options_.assist != EvictOptions::Assist::kMeasured) return;
-  if (cpu_ns * 4 >= busy_ns * 3) {
+  if (cpu_ns * 4 >= busy_ns * 3 || stalled < kStallsToPassive) {
     passive_spell_ns_.store(0, std::memory_order_relaxed);
     return;
   }

@@ -7,9 +7,10 @@
 //     group starts another evictor (up to max_evictors) when CPUs are idle, and
 //     stops it when it has had no work for a while.
 //   - evictors get no CPU: as many threads fault as there are CPUs. An evictor
-//     that got less than 3/4 of its time makes the group passive for a while:
-//     evictors are left asleep and the fault that finds few frames sweeps a part
-//     of a zone. Passive spells are retried, longer each time while starved.
+//     that got less than 3/4 of its time while faults stalled makes the group
+//     passive for a while: evictors are left asleep and the fault that finds few
+//     frames sweeps a part of a zone. Passive spells are retried, longer each time
+//     while starved.
 // A fault without a frame chooses between waiting its turn and sweeping by what
 // the last ones cost, and tries the dearer one now and then.
 #pragma once
@@ -104,6 +105,7 @@ class EvictorGroup {
   std::atomic<uint64_t> sweep_cost_ns_{0};
   std::atomic<uint32_t> choices_{0};
   std::atomic<uint64_t> stalls_since_scaling_{0};
+  std::atomic<uint64_t> stalls_since_report_{0};
   std::atomic<bool> stopping_{false};
 };
 

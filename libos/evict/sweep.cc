@@ -14,6 +14,10 @@ namespace {
 // the budget) stay at normal pressure: they were just paid for.
 constexpr uint16_t kMinAge = 8;
 
+// Victims to one closing of the gate: faults of the zone wait that long, some 30 us,
+// and each batch is one shootdown more.
+constexpr uint32_t kDropBatch = 128;
+
 // Pins count in the words of these states.
 bool IsMapped(PageWord word) {
   return word.state() == PageState::kResident || word.state() == PageState::kThawing;
@@ -278,25 +282,29 @@ uint32_t Sweep::Finish(const EvictContext& context) noexcept {
     static_cast<void>(context.fault.Thaw({zone_->vpn(first_), last_ - first_ + 1}));
   }
   SPIRITOS_PAUSE_POINT(kBeforeDrop);
-  zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
   uint32_t freed = 0;
-  if (ClaimZaps(context) != 0) {
-    const MapOutcome outcome = context.fault.Drop({runs_.data(), run_count_});
-    freed = PublishZapped(context, outcome);
-  }
-  zone_->word.Advance(ZoneStage::kDropping, ZoneStage::kThawing);
-  // Faults wait for the gate and for Zapping pages on the zone.
-  context.parker.Unpark(&zone_->word);
-  if (freed != 0) {
-    context.metrics.Add(Metric::kEvictedPages, freed);
-    context.frames.Give(freed);
+  for (uint32_t at = first_; at <= last_;) {
+    zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
+    uint32_t dropped = 0;
+    if (ClaimZaps(&at) != 0) {
+      const MapOutcome outcome = context.fault.Drop({runs_.data(), run_count_});
+      dropped = PublishZapped(context, outcome);
+    }
+    const bool more = at <= last_;
+    zone_->word.Advance(ZoneStage::kDropping, more ? ZoneStage::kFrozen : ZoneStage::kThawing);
+    // Faults wait for the gate and for Zapping pages on the zone.
+    context.parker.Unpark(&zone_->word);
+    if (dropped != 0) {
+      context.metrics.Add(Metric::kEvictedPages, dropped);
+      context.frames.Give(dropped);
+    }
+    freed += dropped;
   }
   ThawRest(context);
   return freed;
 }
 
-uint32_t Sweep::ClaimZaps(const EvictContext& context) noexcept {
-  static_cast<void>(context);
+uint32_t Sweep::ClaimZaps(uint32_t* at) noexcept {
   uint32_t claimed = 0;
   run_count_ = 0;
   uint32_t run_begin = 0;
@@ -306,7 +314,8 @@ uint32_t Sweep::ClaimZaps(const EvictContext& context) noexcept {
     if (open) runs_[run_count_++] = {zone_->vpn(run_begin), run_end - run_begin};
     open = false;
   };
-  for (uint32_t i = first_; i <= last_; ++i) {
+  uint32_t& i = *at;
+  for (; i <= last_ && claimed < kDropBatch; ++i) {
     AtomicPageWord& page = zone_->pages[i];
     PageWord word = page.Load();
     bool zapping = false;

@@ -5,10 +5,11 @@
 //             shootdown. From here on no victim changes unseen.
 //   Write()   hashes each victim; equal to the stored hash means clean, all zero
 //             needs no bytes, the rest is written to its slot.
-//   Finish()  once the writes are acknowledged: closes the zone's gate, gives up
-//             what is still Leaving (-> Zapping), drops it with one zap over whole
-//             stretches of the zone (one shootdown), publishes Remote, returns the
-//             frames in one batch, thaws what stayed.
+//   Finish()  once the writes are acknowledged, for some hundred victims at a time:
+//             closes the zone's gate, gives up what is still Leaving (-> Zapping),
+//             drops it with one zap over whole stretches of the zone (one
+//             shootdown), publishes Remote, opens the gate, returns the frames. At
+//             the end thaws what stayed.
 //
 // Meanwhile the program runs on: loads of victims succeed, a store takes its page
 // back (Pager: rescue), and the sweep finds it gone at its next look. The rules
@@ -96,8 +97,9 @@ class Sweep {
                    bool written) noexcept;
   bool EnsureSlab(const EvictContext& context, Vpn vpn) noexcept;
 
-  // Leaving -> Zapping for what may go, and the runs to zap.
-  uint32_t ClaimZaps(const EvictContext& context) noexcept;
+  // Leaving -> Zapping for the next victims from page `*at` on that may go, and the
+  // runs to zap; `*at` moves behind them.
+  uint32_t ClaimZaps(uint32_t* at) noexcept;
   uint32_t PublishZapped(const EvictContext& context, const MapOutcome& outcome) noexcept;
   void ThawRest(const EvictContext& context) noexcept;
 
