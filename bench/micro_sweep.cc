@@ -9,6 +9,8 @@
 //             zone, memcpy of its resident pages, MADV_DONTNEED over the zone
 //   dirty     Space::Evict of pages that were written: frozen, hashed, copied
 //   clean     of pages that were only read since they came: no write
+// a budget that goes from 100 % to 25 % and back while two threads write, with
+// every page verified afterwards;
 // and the whole of a steady state: random reads at 25 % local, with the kernel's
 // own count of shootdown interrupts (/proc/interrupts, TLB) beside the runtime's.
 #include <fcntl.h>
@@ -249,6 +251,50 @@ std::vector<double> MeasureSteady(const Settings& settings) {
           static_cast<double>(idle)};
 }
 
+// {s/GiB from 100 % to 25 %, s/GiB back to 100 %, pages that hold a wrong word}
+std::vector<double> MeasureBudget(const Settings& settings) {
+  const Bytes far(settings.steady_mib << 20);
+  auto options = OptionsFromEnvironment({.budget = Bytes(far.raw() + (16 << 20))});
+  auto space = options.ok() ? Space::Create(*options) : options.status();
+  SPIRITOS_CHECK(space.ok(), "{}", MessageOf(space.status()));
+  const AddressRange region = (*space)->CreateRegion(far).value();
+  const uint64_t pages = far.raw() / kPageSize;
+  const auto word = [&](uint64_t page) -> volatile uint64_t& {
+    return *reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize);
+  };
+  for (uint64_t page = 0; page < pages; ++page) word(page) = 0;
+  std::atomic<bool> stop{false};
+  constexpr uint32_t kWriters = 2;
+  std::vector<std::vector<uint32_t>> counts(kWriters, std::vector<uint32_t>(pages));
+  std::vector<std::thread> writers;
+  for (uint32_t t = 0; t < kWriters; ++t) {
+    writers.emplace_back([&, t] {
+      std::minstd_rand random(t + 1);
+      while (!stop.load(std::memory_order_relaxed)) {
+        const uint64_t page = random() % (pages / kWriters) * kWriters + t;
+        word(page) = word(page) + 1;
+        ++counts[t][page];
+      }
+    });
+  }
+  const auto change = [&](Bytes budget) {
+    const uint64_t begin = NowNs();
+    const absl::Status status = (*space)->SetBudget(budget);
+    SPIRITOS_CHECK(status.ok(), "changing the budget: {}", MessageOf(status));
+    SPIRITOS_CHECK((*space)->GetStats().used_frames <= PagesFor(budget), "above the new budget");
+    return static_cast<double>(NowNs() - begin) / 1e9 /
+           (static_cast<double>(far.raw()) / (1 << 30));
+  };
+  const double shrink = change(Bytes(far.raw() / 4));
+  const double grow = change(Bytes(far.raw() + (16 << 20)));
+  stop = true;
+  for (std::thread& writer : writers) writer.join();
+  uint64_t wrong = 0;
+  for (uint64_t page = 0; page < pages; ++page)
+    wrong += word(page) != counts[page % kWriters][page];
+  return {shrink, grow, static_cast<double>(wrong)};
+}
+
 int Main(int argc, char** argv) {
   Settings settings;
   CommandLine line("what evicting a page costs, and its shootdowns");
@@ -269,7 +315,8 @@ int Main(int argc, char** argv) {
   std::vector<std::vector<double>> floor;
   std::vector<std::vector<double>> sweeps;
   std::vector<std::vector<double>> steady;
-  Progress progress(static_cast<int>(3 * settings.runs));
+  std::vector<std::vector<double>> budget;
+  Progress progress(static_cast<int>(4 * settings.runs));
   const auto run = [&](const char* what, std::vector<std::vector<double>>* series,
                        std::vector<double> (*measure)(const Settings&)) {
     progress.Step(what);
@@ -284,9 +331,10 @@ int Main(int argc, char** argv) {
     run("floor", &floor, MeasureFloor);
     run("sweeps", &sweeps, MeasureSweeps);
     run("steady state", &steady, MeasureSteady);
+    run("budget", &budget, MeasureBudget);
   }
   progress.Finish();
-  if (floor.empty() || sweeps.empty() || steady.empty()) return 1;
+  if (floor.empty() || sweeps.empty() || steady.empty() || budget.empty()) return 1;
   const auto column = [](const std::vector<std::vector<double>>& series, size_t index) {
     std::vector<double> values;
     for (const auto& numbers : series) values.push_back(numbers[index]);
@@ -330,6 +378,14 @@ int Main(int argc, char** argv) {
       std::max(Median(counted), Median(seen)) <= 0.05 ? "met" : "MISSED");
   fmt::print("clean pages written: {:.0f}: {}\n", Median(column(sweeps, 3)),
              Median(column(sweeps, 3)) == 0 ? "met" : "MISSED");
+  const double shrink = Median(column(budget, 0));
+  const double grow = Median(column(budget, 1));
+  const double wrong = Median(column(budget, 2));
+  fmt::print(
+      "budget under load, seconds a GiB: {:.2f} from 100 % to 25 %, {:.4f} back; {:.0f} wrong "
+      "words; target <= 2 s and none: {}\n",
+      shrink, grow, wrong, shrink <= 2 && grow <= 2 && wrong == 0 ? "met" : "MISSED");
+  json.Field("budget to 25 %, s a GiB", shrink).Field("budget to 100 %, s a GiB", grow);
   json.Field("shootdowns a page, runtime", Median(counted));
   json.Field("shootdowns a page, kernel", Median(seen));
   json.Field("shootdowns a page, background", Median(background));

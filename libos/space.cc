@@ -230,6 +230,11 @@ absl::Status Space::Impl::UnmapLocked(AddressRange range) {
           SPIRITOS_RETURN_IF_ERROR(
               EmptyPages(*zone, begin, end, [](PageWord) { return PageWord().ToHole(); }));
         }
+        return absl::OkStatus();
+      }));
+  // From here on nothing fails.
+  SPIRITOS_RETURN_IF_ERROR(
+      ForEachZone(range, [&](Region& region, Vpn, uint32_t begin, uint32_t end) {
         region.mapped_pages -= end - begin;
         return absl::OkStatus();
       }));

@@ -21,6 +21,7 @@ enum class Failpoint : uint32_t {
   kUffdWriteProtect,  // Freeze and Thaw.
   kUffdIoctlAny,      // Counted over all of userfaultfd's ioctls.
   kMadvise,           // The zap.
+  kFreeze,            // Protecting a zone, as a whole.
   kBackendRead,
   kBackendWrite,
   kCount,

@@ -129,6 +129,7 @@ MapOutcome PageMover::ProtectRun(PageRun run, bool protect) noexcept {
 MapOutcome PageMover::Freeze(PageRun run) noexcept {
   metrics_.Add(Metric::kFreezes);
   metrics_.Add(Metric::kShootdowns);
+  if (const int error = SPIRITOS_FAILPOINT(kFreeze)) return Failed(error, 0);
   return ProtectRun(run, true);
 }
 
