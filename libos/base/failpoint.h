@@ -31,6 +31,7 @@ enum class PausePoint : uint32_t {
   kRescueClaimed,  // Between a rescuer's claim and its un-protect call.
   kFrozen,         // A zone is frozen, nothing is hashed yet.
   kBeforeDrop,     // Writes are acknowledged, nothing is dropped yet.
+  kGateClosed,     // The gate is closed, nothing is given up yet.
   kWritePosted,    // A write is in flight.
   kCount,
 };

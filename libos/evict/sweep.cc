@@ -285,6 +285,7 @@ uint32_t Sweep::Finish(const EvictContext& context) noexcept {
   uint32_t freed = 0;
   for (uint32_t at = first_; at <= last_;) {
     zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
+    SPIRITOS_PAUSE_POINT(kGateClosed);
     uint32_t dropped = 0;
     if (ClaimZaps(&at) != 0) {
       const MapOutcome outcome = context.fault.Drop({runs_.data(), run_count_});

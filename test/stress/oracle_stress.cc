@@ -251,6 +251,10 @@ class Stress {
     for (int i = 0; i < 20; ++i) {
       const absl::Status status = space_.Evict(PagesAt(0, 4 * kThreads * kBlockPages));
       if (!status.ok()) Fail("evict: {}", status.ToString());
+      // And a region that is being written for the first time, if there is one: it
+      // may be gone by now.
+      std::byte* const fresh = fresh_.load();
+      if (fresh != nullptr) static_cast<void>(space_.Evict({fresh, Bytes(kZoneSize)}));
     }
   }
 
@@ -342,7 +346,9 @@ class Stress {
         if (*at(p) != value(p)) Fail("{}: page {} of {} holds {:#x}", when, p, pages, *at(p));
       }
     };
+    fresh_ = range.begin;
     for (uint64_t p = 0; p < pages; ++p) *at(p) = value(p);
+    fresh_ = nullptr;
     if (rng() % 2 == 0) static_cast<void>(space_.Evict({range.begin, Bytes(kZoneSize / 2)}));
     auto moved = space_.Move(range, Bytes(range.size.raw() + kZoneSize));
     for (int again = 0; settings_.mischief && !moved.ok() && again < 1000; ++again) {
@@ -381,6 +387,7 @@ class Stress {
   const uint64_t pages_;
   std::vector<Shadow> shadows_;
   std::atomic<bool> failed_{false};
+  std::atomic<std::byte*> fresh_{nullptr};
   std::atomic<uint64_t> page_operations_{0};
   uint64_t deadline_ = 0;
 };
@@ -476,6 +483,14 @@ void Dawdle() {
   while (NowNs() < until) std::this_thread::yield();
 }
 
+// A short wait now and then, so that faults meet a closed gate.
+void Linger() {
+  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
+  if (rng() % 4 != 0) return;
+  for (const uint64_t until = NowNs() + rng() % 60'000; NowNs() < until;) {
+  }
+}
+
 void UnleashChaos() {
   for (uint32_t p = 0; p < static_cast<uint32_t>(PausePoint::kCount); ++p) {
     Failpoints::SetPause(static_cast<PausePoint>(p), Dawdle);
@@ -502,6 +517,14 @@ bool Plant(const std::string& name) {
 #else
 bool ReportArrows(const Settings&, bool) { return true; }
 bool WritesMatchDepartures(const Stats&) { return true; }
+// A short wait now and then, so that faults meet a closed gate.
+void Linger() {
+  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
+  if (rng() % 4 != 0) return;
+  for (const uint64_t until = NowNs() + rng() % 60'000; NowNs() < until;) {
+  }
+}
+
 void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
@@ -548,6 +571,9 @@ int Main(int argc, char** argv) {
     fmt::print("no planted bug \"{}\" in this build\n", settings.plant);
     return 2;
   }
+#ifdef SPIRITOS_FAILPOINTS
+  if (settings.mischief) Failpoints::SetPause(PausePoint::kGateClosed, Linger);
+#endif
   if (settings.chaos) UnleashChaos();
   TemporaryPool pool;
   if (!settings.file_pool.empty() && !pool.Make(settings.file_pool, &settings.options)) {
