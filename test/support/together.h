@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -26,9 +27,16 @@ inline constexpr bool kUnderAsan = true;
 inline constexpr bool kUnderAsan = false;
 #endif
 
-// Sanitizers are 5 to 20 times slower: `n` rounds, or as many as take as long.
-constexpr uint32_t Rounds(uint32_t n) {
-  const uint32_t divisor = kUnderTsan ? 10 : kUnderAsan ? 4 : 1;
+// Whether the CPU is emulated (test/support/vm without KVM).
+inline bool UnderEmulation() {
+  const char* const accel = std::getenv("SPIRITOS_VM_ACCEL");
+  return accel != nullptr && std::string_view(accel) == "tcg";
+}
+
+// Sanitizers and emulated CPUs are 5 to 20 times slower: `n` rounds, or as many as
+// take as long.
+inline uint32_t Rounds(uint32_t n) {
+  const uint32_t divisor = kUnderTsan || UnderEmulation() ? 10 : kUnderAsan ? 4 : 1;
   return n / divisor == 0 ? 1 : n / divisor;
 }
 

@@ -17,9 +17,7 @@ namespace {
 // Sanitizers and emulated CPUs cannot keep microseconds: there only that nothing
 // is seen too early is checked.
 bool KeepsTime() {
-  const char* accel = std::getenv("SPIRITOS_VM_ACCEL");
-  const bool emulated = accel != nullptr && std::string_view(accel) == "tcg";
-  return !kUnderTsan && !kUnderAsan && !emulated;
+  return !kUnderTsan && !kUnderAsan && !UnderEmulation();
 }
 
 std::unique_ptr<ShapedBackend> Shape(std::unique_ptr<RemoteBackend> inner,
