@@ -21,6 +21,7 @@ bool Fetcher::Init(PinnedArena& arena, uint32_t max_window) noexcept {
   window_count_ = std::clamp(budget / 16 / max_window_, 2u, kMaxWindows);
   const int64_t total = singles + int64_t{window_count_} * max_window_;
   if (frames_.TryTake(total) != total) return false;
+  frames_held_ = PageCount(total);
   if (!pages_.Init(arena, singles, 1)) return false;
   windows_ = arena.NewArray<Window>(window_count_);
   if (windows_ == nullptr) return false;

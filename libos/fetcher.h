@@ -55,6 +55,8 @@ class Fetcher {
   // pool, valid, and in one slab. The pages it claimed; 0 if none.
   uint32_t StartWindow(Zone& zone, uint32_t index, uint32_t count) noexcept;
   uint32_t max_window() const { return max_window_; }
+  // What the buffers take: frames of the budget, not books.
+  Bytes buffer_bytes() const { return BytesOf(frames_held_); }
 
   // Moves arrived windows on; cheap when none is being read.
   void PollWindows() noexcept;
@@ -114,6 +116,7 @@ class Fetcher {
   const PageHasher& hasher_;
   Metrics& metrics_;
 
+  PageCount frames_held_;
   StagingPool pages_;
   uint32_t max_window_ = 0;
   uint32_t window_count_ = 0;

@@ -77,6 +77,8 @@ class Pager final : public FaultSink {
   void LeaveExclusive(Zone& zone) noexcept;
 
   void AddFaultTimes(Histogram& total) const;
+  // Bytes of the arena that are frames of the budget: buffers of reads.
+  Bytes buffer_bytes() const { return fetcher_.buffer_bytes(); }
 
  private:
   FaultOutcome Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept;

@@ -490,7 +490,7 @@ Stats Space::Impl::GetStats() const {
   stats.free_frames = PageCount(frames_.level() + cache_.cached());
   stats.used_frames = stats.budget - stats.free_frames;
   stats.pinned = PageCount(pinned_.load(std::memory_order_relaxed));
-  stats.metadata = arena_.used();
+  stats.metadata = arena_.used() - pager_.buffer_bytes();
   stats.far_pages = PageCount(far_pages_.load(std::memory_order_relaxed));
   pager_.AddFaultTimes(stats.fault_ns);
   stalls_.AddTo(stats.stall_ns);

@@ -15,6 +15,10 @@ namespace {
 
 // How often placement and the number of evictors are thought over.
 constexpr uint64_t kReviewNs = 5'000'000;
+// Victims of one sweep: as many as a zone holds at random residence. A dense zone
+// goes in parts: a whole one, all written, would let faults wait 2 ms for its
+// first frame.
+constexpr uint32_t kSweepVictims = 256;
 // Shares of CPU are judged over at least this much work.
 constexpr uint64_t kShareWindowNs = 2'000'000;
 
@@ -86,15 +90,15 @@ bool Evictor::BeginOne(uint32_t slot) {
     guards_[slot].reset();
     return false;
   }
-  zone->cursor = 0;
-  if (sweeps_[slot]->Begin(group_.context_, *zone, 0, kZonePages,
-                           group_.PressureAfter(fruitless_))) {
+  if (sweeps_[slot]->Begin(group_.context_, *zone, zone->cursor, kZonePages,
+                           group_.PressureAfter(fruitless_), kSweepVictims)) {
     fruitless_ = 0;
     sweeps_[slot]->Write(group_.context_);
     group_.context_.metrics.Add(Metric::kSweeps);
     return true;
   }
   ++fruitless_;
+  zone->cursor = 0;
   group_.ReturnZone(*zone);
   guards_[slot].reset();
   return false;
@@ -102,8 +106,14 @@ bool Evictor::BeginOne(uint32_t slot) {
 
 void Evictor::FinishOne(uint32_t slot) {
   Zone* const zone = sweeps_[slot]->zone();
+  const uint32_t reached = sweeps_[slot]->reached();
   sweeps_[slot]->Finish(group_.context_);
-  group_.ReturnZone(*zone);
+  zone->cursor = reached == kZonePages ? 0 : reached;
+  if (zone->cursor == 0) {
+    group_.ReturnZone(*zone);
+  } else {
+    group_.context_.zones.PushFront(*zone);
+  }
   guards_[slot].reset();
 }
 

@@ -23,7 +23,8 @@ constexpr uint64_t kStallsToPassive = 8;
 // A stalled fault looks for itself after this long, whatever was decided.
 constexpr uint64_t kPatienceNs = 4 * kMs;
 // With no frame freed by anybody for this long the space is stuck: every page is
-// pinned or cannot be written.
+// pinned or cannot be written. Counted in rounds of patience, as a process that is
+// stopped for a while must not wake up to find itself stuck.
 constexpr uint64_t kStuckNs = 30'000 * kMs;
 
 void UpdateAverage(std::atomic<uint64_t>& average, uint64_t sample) {
@@ -146,16 +147,16 @@ void EvictorGroup::TakeFrameSlow() noexcept {
   if (!got) {
     const uint64_t ticket = context_.frames.Enqueue();
     uint64_t freed_before = context_.frames.handed_out();
-    uint64_t progress_at = begin;
+    uint64_t fruitless_rounds = 0;
     while (!context_.frames.Wait(ticket, kPatienceNs)) {
       cache_.Flush();
       SweepInline();
-      const uint64_t now = NowNs();
+      ++fruitless_rounds;
       if (context_.frames.handed_out() != freed_before) {
         freed_before = context_.frames.handed_out();
-        progress_at = now;
+        fruitless_rounds = 0;
       }
-      SPIRITOS_CHECK(now - progress_at < kStuckNs,
+      SPIRITOS_CHECK(fruitless_rounds < kStuckNs / kPatienceNs,
                      "no page could be evicted for 30 s: budget {} pages, {} pages failed to be "
                      "written to the pool; free space in the pool, raise SPIRITOS_POOL_SIZE, or "
                      "raise SPIRITOS_BUDGET above what is pinned",

@@ -38,11 +38,11 @@ void PrefetchPage(const std::byte* page) {
 }  // namespace
 
 bool Sweep::Begin(const EvictContext& context, Zone& zone, uint32_t begin, uint32_t end,
-                  Pressure pressure) noexcept {
+                  Pressure pressure, uint32_t most) noexcept {
   SPIRITOS_DCHECK(idle(), "sweep begun twice");
   if (!zone.word.TryEnter(ZoneStage::kFreezing)) return false;
   zone_ = &zone;
-  if (!ClaimVictims(context, begin, end, pressure)) {
+  if (!ClaimVictims(context, begin, end, pressure, most)) {
     zone.word.Advance(ZoneStage::kFreezing, ZoneStage::kIdle);
     context.parker.Unpark(&zone.word);
     context.metrics.Add(Metric::kEmptySweeps);
@@ -62,10 +62,11 @@ bool Sweep::Begin(const EvictContext& context, Zone& zone, uint32_t begin, uint3
 }
 
 bool Sweep::ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t end,
-                         Pressure pressure) noexcept {
+                         Pressure pressure, uint32_t most) noexcept {
   const uint16_t now = context.frames.now();
   victim_count_ = 0;
-  for (uint32_t i = begin; i < end; ++i) {
+  uint32_t& i = reached_;
+  for (i = begin; i < end && victim_count_ < most; ++i) {
     PageWord word = zone_->pages[i].Load();
     while (word.state() == PageState::kResident && word.pins() == 0) {
       if (word.write_in_flight() && !SPIRITOS_PLANTED(kTwoWritesPerSlot)) break;

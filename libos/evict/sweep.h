@@ -60,10 +60,13 @@ class Sweep {
   Sweep(const Sweep&) = delete;
   Sweep& operator=(const Sweep&) = delete;
 
-  // Sweeps pages [begin, end) of `zone`. False, with nothing left to do, when the
-  // zone is busy or holds no victim there. REQUIRES: idle().
+  // Sweeps pages [begin, end) of `zone`, up to the `most`th victim. False, with
+  // nothing left to do, when the zone is busy or holds no victim there.
+  // REQUIRES: idle().
   bool Begin(const EvictContext& context, Zone& zone, uint32_t begin, uint32_t end,
-             Pressure pressure) noexcept;
+             Pressure pressure, uint32_t most = kZonePages) noexcept;
+  // After Begin(): the page that the next sweep of the zone goes on from.
+  uint32_t reached() const { return reached_; }
   // REQUIRES: Begin() succeeded.
   void Write(const EvictContext& context) noexcept;
   // Whether every write is final; polls the lane.
@@ -80,8 +83,8 @@ class Sweep {
  private:
   static constexpr uint32_t kMaxRuns = kZonePages / 2 + 1;
 
-  bool ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t end,
-                    Pressure pressure) noexcept;
+  bool ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t end, Pressure pressure,
+                    uint32_t most) noexcept;
   // Freezes from the first victim to the last, around pinned pages.
   bool FreezeVictims(const EvictContext& context) noexcept;
   void GiveBackVictims() noexcept;
@@ -105,6 +108,7 @@ class Sweep {
 
   Zone* zone_ = nullptr;
   uint32_t victim_count_ = 0;
+  uint32_t reached_ = 0;
   uint32_t first_ = 0;  // The frozen range: pages [first_, last_] of the zone.
   uint32_t last_ = 0;
   uint32_t run_count_ = 0;

@@ -29,7 +29,7 @@ struct Zone : ListLink {
 
   AtomicZoneWord word;
 
-  // Where the next part of an unfinished inline sweep begins. Owned by whoever
+  // Where the next sweep of a zone that was swept in part begins. Owned by whoever
   // took the zone off its list.
   uint32_t cursor = 0;
 

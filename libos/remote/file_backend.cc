@@ -23,6 +23,9 @@ namespace {
 // Rings per lane at most: beyond a few, threads seldom meet at one's lock.
 constexpr uint32_t kMaxGroups = 4;
 
+// What a process can map: some file systems promise more to any who ask.
+constexpr uint64_t kMaxPoolBytes = uint64_t{1} << 46;
+
 uint64_t OffsetOf(SlotId slot) { return slot.raw() << kPageShift; }
 
 int FallocateRetrying(int file, int mode, uint64_t offset, uint64_t bytes) noexcept {
@@ -110,13 +113,17 @@ absl::Status FileBackend::ChooseSize(Bytes capacity) {
     if (fstatvfs(file_.get(), &space) != 0) {
       return ErrnoStatus(errno, fmt::format("free space beside {} (SPIRITOS_POOL)", path_));
     }
-    bytes = std::min<uint64_t>(space.f_bavail * space.f_frsize, limit.rlim_cur);
+    bytes = std::min<uint64_t>({space.f_bavail * space.f_frsize, limit.rlim_cur, kMaxPoolBytes});
     if (bytes < kSlabSize) {
       return absl::ResourceExhaustedError(
           fmt::format("{} bytes are free for pool file {}, less than a slab of {} bytes "
                       "(SPIRITOS_POOL)",
                       bytes, path_, kSlabSize));
     }
+  }
+  if (bytes > kMaxPoolBytes) {
+    return InvalidArgument("pool size {} is above the maximum of {} bytes (SPIRITOS_POOL_SIZE)",
+                           bytes, kMaxPoolBytes);
   }
   slab_count_ = bytes / kSlabSize;
   if (slab_count_ == 0) {

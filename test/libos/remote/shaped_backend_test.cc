@@ -16,9 +16,7 @@ namespace {
 
 // Sanitizers and emulated CPUs cannot keep microseconds: there only that nothing
 // is seen too early is checked.
-bool KeepsTime() {
-  return !kUnderTsan && !kUnderAsan && !UnderEmulation();
-}
+bool KeepsTime() { return !kUnderTsan && !kUnderAsan && !UnderEmulation(); }
 
 std::unique_ptr<ShapedBackend> Shape(std::unique_ptr<RemoteBackend> inner,
                                      ShapedBackend::Distance distance) {
