@@ -132,7 +132,7 @@ class Stress {
         PinSome(thread, rng);
       } else if (dice < 9983) {
         DiscardOwn(thread, rng);
-      } else if (dice < 9995) {
+      } else if (dice < 9990) {
         if (thread == 0) ChangeBudget(rng);
       } else {
         RegionLife(thread, rng);
