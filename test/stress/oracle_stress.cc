@@ -28,6 +28,7 @@
 #include "libos/mem/zone_word.h"
 #include "libos/options_env.h"
 #include "libos/space.h"
+#include "test/stress/arrow_report.h"
 #include "test/support/space_peer.h"
 #include "test/support/unruly_pool.h"
 
@@ -70,11 +71,9 @@ size_t MovingWord(uint64_t page) { return 2 + page * 37 % (kWords - 4); }
 
 class Stress {
  public:
-  // `unruly`: null, or the pool whose complaints end the run.
-  Stress(Space& space, const Settings& settings, const UnrulyPool* unruly)
+  Stress(Space& space, const Settings& settings)
       : space_(space),
         settings_(settings),
-        unruly_(unruly),
         region_(space.CreateRegion(Bytes(settings.region_mib << 20)).value()),
         pages_(region_.size.raw() / kPageSize),
         shadows_(pages_) {}
@@ -139,7 +138,6 @@ class Stress {
       }
       ++done;
       if (settings_.mischief && thread == 0 && done % 64 == 0) MakeMischief(rng);
-      if (unruly_ != nullptr && unruly_->trespassed()) break;
       if (deadline_ != 0 && done % 64 == 0 && NowNs() > deadline_) break;
     }
     page_operations_ += done;
@@ -382,7 +380,6 @@ class Stress {
 
   Space& space_;
   const Settings settings_;
-  const UnrulyPool* const unruly_;
   const AddressRange region_;
   const uint64_t pages_;
   std::vector<Shadow> shadows_;
@@ -393,78 +390,6 @@ class Stress {
 };
 
 #ifdef SPIRITOS_FAILPOINTS
-
-// When an arrow can be taken at all.
-enum class When { kAlways, kFarPool, kMischief };
-
-struct PageArrow {
-  PageState from;
-  PageState to;
-  When when;
-  const char* name;
-};
-constexpr PageArrow kPageArrows[] = {
-    {PageState::kEmpty, PageState::kLoading, When::kAlways, "Empty -> Loading"},
-    {PageState::kRemote, PageState::kLoading, When::kAlways, "Remote -> Loading"},
-    {PageState::kStandby, PageState::kLoading, When::kFarPool, "Standby -> Loading"},
-    {PageState::kLoading, PageState::kResident, When::kAlways, "Loading -> Resident"},
-    {PageState::kLoading, PageState::kStandby, When::kFarPool, "Loading -> Standby (read ahead)"},
-    {PageState::kLoading, PageState::kRemote, When::kAlways, "Loading -> Remote (gate closed)"},
-    {PageState::kLoading, PageState::kEmpty, When::kAlways, "Loading -> Empty (gate closed)"},
-    {PageState::kResident, PageState::kLeaving, When::kAlways, "Resident -> Leaving"},
-    {PageState::kResident, PageState::kThawing, When::kAlways, "Resident -> Thawing"},
-    {PageState::kLeaving, PageState::kThawing, When::kAlways, "Leaving -> Thawing (rescue)"},
-    {PageState::kLeaving, PageState::kZapping, When::kAlways, "Leaving -> Zapping"},
-    {PageState::kLeaving, PageState::kResident, When::kMischief, "Leaving -> Resident (no write)"},
-    {PageState::kThawing, PageState::kResident, When::kAlways, "Thawing -> Resident"},
-    {PageState::kZapping, PageState::kRemote, When::kAlways, "Zapping -> Remote"},
-    {PageState::kZapping, PageState::kResident, When::kMischief, "Zapping -> Resident (no zap)"},
-    {PageState::kStandby, PageState::kRemote, When::kFarPool, "Standby -> Remote (given up)"},
-    {PageState::kResident, PageState::kEmpty, When::kAlways, "Resident -> Empty (discard)"},
-    {PageState::kRemote, PageState::kEmpty, When::kAlways, "Remote -> Empty (discard)"},
-    {PageState::kResident, PageState::kHole, When::kAlways, "Resident -> Hole (unmap)"},
-    {PageState::kRemote, PageState::kHole, When::kAlways, "Remote -> Hole (unmap, hide)"},
-    {PageState::kHole, PageState::kRemote, When::kAlways, "Hole -> Remote (show)"},
-};
-struct ZoneArrow {
-  ZoneStage from;
-  ZoneStage to;
-  When when;
-  const char* name;
-};
-constexpr ZoneArrow kZoneArrows[] = {
-    {ZoneStage::kIdle, ZoneStage::kFreezing, When::kAlways, "Idle -> Freezing"},
-    {ZoneStage::kFreezing, ZoneStage::kIdle, When::kAlways, "Freezing -> Idle (no victim)"},
-    {ZoneStage::kFreezing, ZoneStage::kFrozen, When::kAlways, "Freezing -> Frozen"},
-    {ZoneStage::kFrozen, ZoneStage::kDropping, When::kAlways, "Frozen -> Dropping"},
-    {ZoneStage::kFrozen, ZoneStage::kThawing, When::kMischief, "Frozen -> Thawing (no freeze)"},
-    {ZoneStage::kDropping, ZoneStage::kFrozen, When::kAlways, "Dropping -> Frozen (next batch)"},
-    {ZoneStage::kDropping, ZoneStage::kThawing, When::kAlways, "Dropping -> Thawing"},
-    {ZoneStage::kThawing, ZoneStage::kIdle, When::kAlways, "Thawing -> Idle"},
-    {ZoneStage::kIdle, ZoneStage::kExclusive, When::kAlways, "Idle -> Exclusive"},
-    {ZoneStage::kExclusive, ZoneStage::kIdle, When::kAlways, "Exclusive -> Idle"},
-};
-
-// Prints every arrow's count; false when one that can be taken was so fewer than
-// `least` times.
-bool ReportArrows(const Settings& settings, bool far_pool) {
-  bool enough = true;
-  const auto report = [&](const char* word, const auto& arrow, uint64_t taken) {
-    const bool possible = arrow.when == When::kAlways ||
-                          (arrow.when == When::kFarPool ? far_pool : settings.mischief);
-    const bool few = possible && taken < settings.min_arrows;
-    fmt::print("  {} {:32} {}{}\n", word, arrow.name, taken,
-               few ? " TOO FEW" : (possible ? "" : " (not here)"));
-    enough = enough && !few;
-  };
-  for (const PageArrow& arrow : kPageArrows) {
-    report("page", arrow, ArrowsTaken(arrow.from, arrow.to));
-  }
-  for (const ZoneArrow& arrow : kZoneArrows) {
-    report("zone", arrow, StagesTaken(arrow.from, arrow.to));
-  }
-  return enough;
-}
 
 // A page is written at most once each time it leaves.
 bool WritesMatchDepartures(const Stats& stats) {
@@ -515,7 +440,6 @@ bool Plant(const std::string& name) {
 }
 
 #else
-bool ReportArrows(const Settings&, bool) { return true; }
 bool WritesMatchDepartures(const Stats&) { return true; }
 // A short wait now and then, so that faults meet a closed gate.
 void Linger() {
@@ -581,13 +505,11 @@ int Main(int argc, char** argv) {
     return 2;
   }
   auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
-  UnrulyPool* unruly = nullptr;
   const auto make_space = [&]() -> absl::StatusOr<std::unique_ptr<Space>> {
     if (!options.ok()) return options.status();
     if (!settings.unruly) return Space::Create(*options);
-    auto owned = std::make_unique<UnrulyPool>(16, settings.seed);
-    unruly = owned.get();
-    return SpaceTestPeer::Create(*options, std::move(owned));
+    return SpaceTestPeer::Create(
+        *options, std::make_unique<UnrulyPool>(16, settings.seed, UnrulyPool::OnTrespass::kStop));
   };
   const auto space = make_space();
   if (!space.ok()) {
@@ -597,7 +519,7 @@ int Main(int argc, char** argv) {
   fmt::print("seed {}\n{}", settings.seed, (*space)->description());
   std::fflush(stdout);
   const uint64_t begin = NowNs();
-  Stress stress(**space, settings, unruly);
+  Stress stress(**space, settings);
   const bool matched = stress.Run();
   (*space)->Drain();
 #ifdef SPIRITOS_FAILPOINTS
@@ -610,14 +532,7 @@ int Main(int argc, char** argv) {
              100.0 * static_cast<double>(stats[Metric::kFaults]) /
                  static_cast<double>(stress.page_operations()),
              stats[Metric::kEvictedPages], stats[Metric::kRescues], seconds);
-  bool clean = matched;
-  if (unruly != nullptr) {
-    for (const std::string& trespass : unruly->trespasses()) {
-      fmt::print("MISMATCH (seed {}): {}\n", settings.seed, trespass);
-      clean = false;
-    }
-  }
-  if (!clean) return 1;
+  if (!matched) return 1;
   if (const auto census = SpaceTestPeer::Count(**space); census.in_motion() != 0) {
     fmt::print(
         "after a drain {} pages are Loading, {} Leaving, {} Thawing, {} Zapping; {} writes are in "
@@ -634,7 +549,7 @@ int Main(int argc, char** argv) {
   }
   const bool far_pool =
       settings.unruly || !settings.file_pool.empty() || options->remote.emulated_latency_ns != 0;
-  if (!ReportArrows(settings, far_pool)) {
+  if (!ReportArrows(settings.min_arrows, far_pool, settings.mischief)) {
     fmt::print("an arrow was taken fewer than {} times\n", settings.min_arrows);
     return 1;
   }

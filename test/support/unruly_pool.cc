@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "libos/base/check.h"
 #include "libos/base/copy.h"
 #include "libos/base/core.h"
 #include "libos/base/failpoint.h"
@@ -18,8 +19,9 @@ constexpr size_t kMaxTrespasses = 16;
 
 }  // namespace
 
-UnrulyPool::UnrulyPool(uint64_t slabs, uint64_t seed)
+UnrulyPool::UnrulyPool(uint64_t slabs, uint64_t seed, OnTrespass on_trespass)
     : slab_count_(slabs),
+      on_trespass_(on_trespass),
       memory_(Mapping::Anonymous(Bytes(slabs * kSlabSize), kPageSize, "unruly pool").value()),
       random_(static_cast<unsigned>(seed)),
       writing_(slabs * kSlabPages),
@@ -53,7 +55,7 @@ void UnrulyPool::Forget(SlotId first, uint32_t pages) noexcept {
 }
 
 void UnrulyPool::Note(const char* what, uint64_t slot) noexcept {
-  trespassed_.store(true, std::memory_order_relaxed);
+  SPIRITOS_CHECK(on_trespass_ == OnTrespass::kNote, "slot {}: {}", slot, what);
   if (trespasses_.size() < kMaxTrespasses) trespasses_.push_back({what, slot});
 }
 

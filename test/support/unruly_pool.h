@@ -24,7 +24,10 @@ namespace spiritos {
 
 class UnrulyPool final : public RemoteBackend {
  public:
-  UnrulyPool(uint64_t slabs, uint64_t seed);
+  // What a caller does wrong is noted, or, with kStop, stops the process at once:
+  // threads that hold each other up can tell nobody.
+  enum class OnTrespass { kNote, kStop };
+  UnrulyPool(uint64_t slabs, uint64_t seed, OnTrespass on_trespass = OnTrespass::kNote);
 
   IoResult PlaceSlab(SlotId* first) noexcept override;
   void ReleaseSlab(SlotId first) noexcept override;
@@ -39,7 +42,6 @@ class UnrulyPool final : public RemoteBackend {
 
   // What the callers did wrong, one line each; empty = nothing.
   std::vector<std::string> trespasses();
-  bool trespassed() const { return trespassed_.load(std::memory_order_relaxed); }
   // Writes that slot `slot` has seen.
   uint32_t writes(SlotId slot);
   uint64_t reads() const { return reads_.load(); }
@@ -62,9 +64,9 @@ class UnrulyPool final : public RemoteBackend {
   void Note(const char* what, uint64_t slot) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   const uint64_t slab_count_;
+  const OnTrespass on_trespass_;
   Mapping memory_;
   std::atomic<uint64_t> reads_{0};
-  std::atomic<bool> trespassed_{false};
 
   SpinLock lock_{LockRank::kLane};
   std::minstd_rand random_ ABSL_GUARDED_BY(lock_);
