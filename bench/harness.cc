@@ -126,8 +126,10 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   }
 }
 
-absl::Status WriteTextFile(const std::string& path, std::string_view text) {
-  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+namespace {
+
+absl::Status WriteWhole(const std::string& path, int flags, std::string_view text) {
+  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, path);
   ssize_t n;
   do {
@@ -136,6 +138,15 @@ absl::Status WriteTextFile(const std::string& path, std::string_view text) {
   if (n != static_cast<ssize_t>(text.size()))
     return ErrnoStatus(n < 0 ? errno : EIO, fmt::format("writing '{}' to {}", text, path));
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status WriteTextFile(const std::string& path, std::string_view text) {
+  return WriteWhole(path, 0, text);
+}
+absl::Status SaveTextFile(const std::string& path, std::string_view text) {
+  return WriteWhole(path, O_CREAT | O_TRUNC, text);
 }
 
 absl::StatusOr<uint64_t> ReadNumberFile(const std::string& path) {

@@ -45,6 +45,8 @@ std::vector<std::string> SplitList(std::string_view text, char separator = ',');
 // newline. Errors name the path.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 absl::Status WriteTextFile(const std::string& path, std::string_view text);
+// A file of results: made if there is none.
+absl::Status SaveTextFile(const std::string& path, std::string_view text);
 absl::StatusOr<uint64_t> ReadNumberFile(const std::string& path);
 // The number behind `key` in a file of "key value" lines; 0 if it is not there.
 uint64_t ReadKeyedNumber(const std::string& path, std::string_view key);

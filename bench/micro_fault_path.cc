@@ -243,7 +243,7 @@ int Main(int argc, char** argv) {
   fmt::print("shootdowns per evicted page: {:.4f} (random read)\n", Median(s.shootdowns));
   json.Close();
   if (!settings.json.empty()) {
-    const absl::Status status = WriteTextFile(settings.json, json.text());
+    const absl::Status status = SaveTextFile(settings.json, json.text());
     if (!status.ok()) fmt::print("{}\n", status.ToString());
   }
   return 0;

@@ -155,7 +155,7 @@ int Main(int argc, char** argv) {
   json.Close();
   fmt::print("{}", table.ToText());
   if (!json_path.empty()) {
-    const absl::Status status = WriteTextFile(json_path, json.text());
+    const absl::Status status = SaveTextFile(json_path, json.text());
     if (!status.ok()) fmt::print("{}\n", MessageOf(status));
   }
   return 0;

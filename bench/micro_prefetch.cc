@@ -212,7 +212,7 @@ int Main(int argc, char** argv) {
     table.Add({series.name, fmt::format("{:.0f} ns", Median(series.ns)),
                fmt::format("{:.0f} %", 100 * Spread(series.ns)),
                fmt::format("{:.3f}", Median(series.faults)),
-               fmt::format("{:.0f}", Median(series.waste)), FormatNs(Median(series.p99)) + "s",
+               fmt::format("{:.0f}", Median(series.waste)), FormatNs(Median(series.p99)),
                fmt::format("{:.2f} x {}", ratio, against.name),
                judged ? fmt::format(">= {:.0f}", series.target) : "",
                judged ? (ratio >= series.target ? "met" : "MISSED") : ""});
@@ -222,7 +222,7 @@ int Main(int argc, char** argv) {
   fmt::print("{}", table.ToText());
   json.Close();
   if (!settings.json.empty()) {
-    const absl::Status status = WriteTextFile(settings.json, json.text());
+    const absl::Status status = SaveTextFile(settings.json, json.text());
     if (!status.ok()) fmt::print("{}\n", MessageOf(status));
   }
   return 0;

@@ -392,7 +392,7 @@ int Main(int argc, char** argv) {
   json.Field("clean pages written", Median(column(sweeps, 3)));
   json.Close();
   if (!settings.json.empty()) {
-    const absl::Status status = WriteTextFile(settings.json, json.text());
+    const absl::Status status = SaveTextFile(settings.json, json.text());
     if (!status.ok()) fmt::print("{}\n", MessageOf(status));
   }
   return 0;
