@@ -223,6 +223,14 @@ std::string FormatMachine(const MachineInfo& machine) {
                      machine.load, machine.huge_pages, machine.lru);
 }
 
+MachineInfo PrintMachine(std::FILE* out) {
+  const MachineInfo machine = DescribeMachine();
+  fmt::print(out, "{}\n", FormatMachine(machine));
+  for (const std::string& warning : MachineWarnings(machine))
+    fmt::print(out, "warning: {}\n", warning);
+  return machine;
+}
+
 std::vector<std::string> MachineWarnings(const MachineInfo& machine) {
   std::vector<std::string> warnings;
   if (machine.load > 0.3)
@@ -311,6 +319,14 @@ Json& Json::Value(bool truth) {
   Separate();
   text_ += truth ? "true" : "false";
   return *this;
+}
+
+int SaveFigures(const std::string& path, const Json& json) {
+  if (path.empty()) return 0;
+  const absl::Status status = SaveTextFile(path, json.text());
+  if (status.ok()) return 0;
+  fmt::print(stderr, "figures not saved: {}\n", MessageOf(status));
+  return 1;
 }
 
 Progress::Progress(int total_steps)

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -77,6 +78,8 @@ MachineInfo DescribeMachine();
 std::string FormatMachine(const MachineInfo& machine);
 // Reasons to distrust figures taken now; empty on a quiet machine.
 std::vector<std::string> MachineWarnings(const MachineInfo& machine);
+// What every benchmark begins with: the machine and the warnings.
+MachineInfo PrintMachine(std::FILE* out);
 
 // ---- Output -----------------------------------------------------------------
 
@@ -114,6 +117,10 @@ class Json {
   std::string text_;
   std::string open_;  // Closing brackets still owed.
 };
+
+// What every benchmark ends with: the file for --json, if one is asked for; the
+// program's exit status.
+int SaveFigures(const std::string& path, const Json& json);
 
 // Says on stderr how far a long benchmark is: one line that rewrites itself on
 // a terminal, a line per step elsewhere.

@@ -143,15 +143,12 @@ struct Series {
   std::vector<double> shootdowns;
 };
 
-bool Collect(const Settings& settings, Series* s) {
+void Collect(const Settings& settings, Series* s) {
   Progress progress(static_cast<int>(settings.runs * 6));
   const auto run = [&](const char* what, const std::function<std::vector<double>()>& measure) {
     progress.Step(what);
     auto numbers = RunIsolated(measure);
-    if (!numbers.ok()) {
-      fmt::print("{}: {}\n", what, numbers.status().ToString());
-      return std::vector<double>(8, 0);
-    }
+    SPIRITOS_CHECK(numbers.ok(), "{}: {}", what, numbers.status().ToString());
     return *numbers;
   };
   for (uint32_t r = 0; r < settings.runs; ++r) {
@@ -187,7 +184,6 @@ bool Collect(const Settings& settings, Series* s) {
     s->two_compute.push_back(compute[1]);
   }
   progress.Finish();
-  return true;
 }
 
 int Main(int argc, char** argv) {
@@ -199,9 +195,7 @@ int Main(int argc, char** argv) {
   line.Add("--unpinned", &settings.unpinned, "leave placement to the scheduler");
   line.Add("--json", &settings.json, "also write the figures to this file");
   if (const auto status = line.Parse(argc, argv)) return *status;
-  const MachineInfo machine = DescribeMachine();
-  fmt::print("{}\n", FormatMachine(machine));
-  for (const std::string& warning : MachineWarnings(machine)) fmt::print("warning: {}\n", warning);
+  PrintMachine(stdout);
   Series s;
   Collect(settings, &s);
 
@@ -242,11 +236,7 @@ int Main(int argc, char** argv) {
   fmt::print("two threads: {:.2f}x one; two compute loops: {:.2f}x one\n", scaling, compute);
   fmt::print("shootdowns per evicted page: {:.4f} (random read)\n", Median(s.shootdowns));
   json.Close();
-  if (!settings.json.empty()) {
-    const absl::Status status = SaveTextFile(settings.json, json.text());
-    if (!status.ok()) fmt::print("{}\n", status.ToString());
-  }
-  return 0;
+  return SaveFigures(settings.json, json);
 }
 
 }  // namespace

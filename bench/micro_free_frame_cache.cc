@@ -117,9 +117,7 @@ int Main(int argc, char** argv) {
   line.Add("--pairs", &pairs, "frames taken and given, a run and thread");
   line.Add("--json", &json_path, "also write the figures to this file");
   if (const auto status = line.Parse(argc, argv)) return *status;
-  const MachineInfo machine = DescribeMachine();
-  fmt::print("{}\n", FormatMachine(machine));
-  for (const std::string& warning : MachineWarnings(machine)) fmt::print("warning: {}\n", warning);
+  PrintMachine(stdout);
   const uint32_t most = std::min<uint32_t>(2, static_cast<uint32_t>(UsableCpus().size()));
   std::vector<Costs> costs(most + 1);
   Progress progress(static_cast<int>(runs * most));
@@ -154,11 +152,7 @@ int Main(int argc, char** argv) {
   }
   json.Close();
   fmt::print("{}", table.ToText());
-  if (!json_path.empty()) {
-    const absl::Status status = SaveTextFile(json_path, json.text());
-    if (!status.ok()) fmt::print("{}\n", MessageOf(status));
-  }
-  return 0;
+  return SaveFigures(json_path, json);
 }
 
 }  // namespace

@@ -127,9 +127,7 @@ int Main(int argc, char** argv) {
   line.Add("--unpinned", &settings.unpinned, "leave placement to the scheduler");
   line.Add("--json", &settings.json, "also write the figures to this file");
   if (const auto status = line.Parse(argc, argv)) return *status;
-  const MachineInfo machine = DescribeMachine();
-  fmt::print("{}\n", FormatMachine(machine));
-  for (const std::string& warning : MachineWarnings(machine)) fmt::print("warning: {}\n", warning);
+  PrintMachine(stdout);
 
   struct Series {
     const char* name;
@@ -221,11 +219,7 @@ int Main(int argc, char** argv) {
   }
   fmt::print("{}", table.ToText());
   json.Close();
-  if (!settings.json.empty()) {
-    const absl::Status status = SaveTextFile(settings.json, json.text());
-    if (!status.ok()) fmt::print("{}\n", MessageOf(status));
-  }
-  return 0;
+  return SaveFigures(settings.json, json);
 }
 
 }  // namespace

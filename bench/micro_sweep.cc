@@ -309,9 +309,7 @@ int Main(int argc, char** argv) {
     fmt::print("a spinner needs a second CPU\n");
     return kExitSkipped;
   }
-  const MachineInfo machine = DescribeMachine();
-  fmt::print("{}\n", FormatMachine(machine));
-  for (const std::string& warning : MachineWarnings(machine)) fmt::print("warning: {}\n", warning);
+  PrintMachine(stdout);
   std::vector<std::vector<double>> floor;
   std::vector<std::vector<double>> sweeps;
   std::vector<std::vector<double>> steady;
@@ -391,11 +389,7 @@ int Main(int argc, char** argv) {
   json.Field("shootdowns a page, background", Median(background));
   json.Field("clean pages written", Median(column(sweeps, 3)));
   json.Close();
-  if (!settings.json.empty()) {
-    const absl::Status status = SaveTextFile(settings.json, json.text());
-    if (!status.ok()) fmt::print("{}\n", MessageOf(status));
-  }
-  return 0;
+  return SaveFigures(settings.json, json);
 }
 
 }  // namespace

@@ -221,10 +221,7 @@ int RunDriver(const Settings& settings, const std::string& command_line) {
   auto page_cluster = ScopedSysctl::Create(kPageCluster);
   if (!page_cluster.ok()) return Skip(page_cluster.status());
 
-  const MachineInfo machine = DescribeMachine();
-  fmt::print(stderr, "{}\n", FormatMachine(machine));
-  for (const std::string& warning : MachineWarnings(machine))
-    fmt::print(stderr, "warning: {}\n", warning);
+  const MachineInfo machine = PrintMachine(stderr);
   if (const auto swaps = ReadTextFile("/proc/swaps");
       swaps.ok() && std::count(swaps->begin(), swaps->end(), '\n') > 1)
     fmt::print(stderr, "warning: other swap is active; zram's has priority over it\n");

@@ -98,8 +98,7 @@ bool Evictor::BeginOne(uint32_t slot) {
     return true;
   }
   ++fruitless_;
-  zone->cursor = 0;
-  group_.ReturnZone(*zone);
+  group_.ReturnZone(*zone, kZonePages);
   guards_[slot].reset();
   return false;
 }
@@ -108,12 +107,7 @@ void Evictor::FinishOne(uint32_t slot) {
   Zone* const zone = sweeps_[slot]->zone();
   const uint32_t reached = sweeps_[slot]->reached();
   sweeps_[slot]->Finish(group_.context_);
-  zone->cursor = reached == kZonePages ? 0 : reached;
-  if (zone->cursor == 0) {
-    group_.ReturnZone(*zone);
-  } else {
-    group_.context_.zones.PushFront(*zone);
-  }
+  group_.ReturnZone(*zone, reached);
   guards_[slot].reset();
 }
 

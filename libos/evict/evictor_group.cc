@@ -182,7 +182,6 @@ uint32_t EvictorGroup::SweepInline() noexcept {
     if (zone == nullptr) break;
     const uint32_t from = zone->cursor;
     const uint32_t to = std::min(kZonePages, from + options_.assist_pages);
-    zone->cursor = to == kZonePages ? 0 : to;
     const Pressure pressure = PressureAfter(inline_fruitless_.load(std::memory_order_relaxed));
     if (sweep->Begin(context_, *zone, from, to, pressure)) {
       sweep->Write(context_);
@@ -196,18 +195,19 @@ uint32_t EvictorGroup::SweepInline() noexcept {
     } else {
       inline_fruitless_.fetch_add(1, std::memory_order_relaxed);
     }
-    if (zone->cursor == 0) {
-      ReturnZone(*zone);
-    } else {
-      context_.zones.PushFront(*zone);
-    }
+    ReturnZone(*zone, to);
   }
   sweeps_.Give(sweep);
   context_.metrics.Add(Metric::kInlineSweepNs, NowNs() - begin);
   return freed;
 }
 
-void EvictorGroup::ReturnZone(Zone& zone) noexcept {
+void EvictorGroup::ReturnZone(Zone& zone, uint32_t reached) noexcept {
+  zone.cursor = reached == kZonePages ? 0 : reached;
+  if (zone.cursor != 0) {
+    context_.zones.PushFront(zone);
+    return;
+  }
   if (AnyMapped(zone)) {
     context_.zones.PushBack(zone);
     return;

@@ -67,8 +67,9 @@ class EvictorGroup {
 
   // Wakes evictors: frames are short.
   void Kick() noexcept;
-  // After a sweep: back on the list, or off it when nothing is left in the zone.
-  void ReturnZone(Zone& zone) noexcept;
+  // After a sweep that got to page `reached`: back on the list, to its front when
+  // the sweep goes on from there; off it when nothing is left in the zone.
+  void ReturnZone(Zone& zone, uint32_t reached) noexcept;
 
   bool passive() const noexcept;
   uint32_t active_evictors() const noexcept { return active_.load(std::memory_order_relaxed); }

@@ -20,6 +20,7 @@
 #include "bench/memory_cgroup.h"
 #include "libos/options_env.h"
 #include "libos/space.h"
+#include "test/support/temp_dir.h"
 
 namespace spiritos {
 namespace {
@@ -118,26 +119,17 @@ int Main(int argc, char** argv) {
     fmt::print("skipped: {}\n", status.ToString());
     return 77;
   }
-  const char* const directory = getenv("TMPDIR");
-  std::string pool =
-      fmt::format("{}/spiritos-bound-XXXXXX", directory != nullptr ? directory : "/var/tmp");
-  const int file = mkstemp(pool.data());
-  if (file < 0) {
-    fmt::print("no file for a pool\n");
-    return 1;
-  }
-  close(file);
+  const TempDir directory;
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
     const bool joined = bench::MemoryCgroup::JoinByPath(group->procs_path().c_str());
-    const int code = joined ? Work(settings, pool, bound_kib) : 1;
+    const int code = joined ? Work(settings, directory.file("pool"), bound_kib) : 1;
     std::fflush(stdout);
     _exit(code);
   }
   int status = 0;
   waitpid(child, &status, 0);
-  unlink(pool.c_str());
   if (group->OomKills() != 0) {
     fmt::print("FAILED: killed for want of memory\n");
     return 1;

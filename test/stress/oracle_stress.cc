@@ -30,6 +30,7 @@
 #include "libos/space.h"
 #include "test/stress/arrow_report.h"
 #include "test/support/space_peer.h"
+#include "test/support/temp_dir.h"
 #include "test/support/unruly_pool.h"
 
 namespace spiritos {
@@ -453,27 +454,6 @@ void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
 
-// A file for a pool, gone with the run.
-class TemporaryPool {
- public:
-  ~TemporaryPool() {
-    if (!path_.empty()) unlink(path_.c_str());
-  }
-  bool Make(const std::string& size, std::vector<std::string>* options) {
-    const char* const directory = getenv("TMPDIR");
-    path_ = fmt::format("{}/spiritos-oracle-XXXXXX", directory != nullptr ? directory : "/var/tmp");
-    const int file = mkstemp(path_.data());
-    if (file < 0) return false;
-    close(file);
-    options->push_back("SPIRITOS_POOL=file://" + path_);
-    options->push_back("SPIRITOS_POOL_SIZE=" + size);
-    return true;
-  }
-
- private:
-  std::string path_;
-};
-
 int Main(int argc, char** argv) {
   Settings settings;
   settings.seed = std::random_device{}();
@@ -499,10 +479,10 @@ int Main(int argc, char** argv) {
   if (settings.mischief) Failpoints::SetPause(PausePoint::kGateClosed, Linger);
 #endif
   if (settings.chaos) UnleashChaos();
-  TemporaryPool pool;
-  if (!settings.file_pool.empty() && !pool.Make(settings.file_pool, &settings.options)) {
-    fmt::print("no file for a pool: {}\n", strerror(errno));
-    return 2;
+  const TempDir directory;
+  if (!settings.file_pool.empty()) {
+    settings.options.push_back("SPIRITOS_POOL=file://" + directory.file("pool"));
+    settings.options.push_back("SPIRITOS_POOL_SIZE=" + settings.file_pool);
   }
   auto options = ApplyOptions({.budget = Bytes(settings.budget_mib << 20)}, settings.options);
   const auto make_space = [&]() -> absl::StatusOr<std::unique_ptr<Space>> {

@@ -9,7 +9,6 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -18,30 +17,9 @@
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/file_backend.h"
 #include "libos/remote/shaped_backend.h"
+#include "test/support/temp_dir.h"
 
 namespace spiritos {
-
-// A directory of the test's own, gone with it. Under TMPDIR, so that a run can be
-// pointed at another file system.
-class TempDir {
- public:
-  TempDir() {
-    path_ = (std::filesystem::temp_directory_path() / "spiritos_test_XXXXXX").string();
-    REQUIRE(mkdtemp(path_.data()) != nullptr);
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string file(const char* name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 // Page-aligned near memory.
 class Pages {
