@@ -51,6 +51,12 @@ struct alignas(kCacheLine) Pager::CorePrefetcher {
 
 namespace {
 
+// A page that is brought for a store is not guarded: the store would fault again.
+PageWord ClaimFor(FaultKind kind, PageWord absent) {
+  const PageWord loading = absent.ToLoading();
+  return kind == FaultKind::kMissingWrite ? loading.Unguarded() : loading;
+}
+
 bool IsAbsent(PageState state) {
   return state == PageState::kEmpty || state == PageState::kRemote || state == PageState::kStandby;
 }
@@ -99,7 +105,7 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
       case PageState::kEmpty:
       case PageState::kRemote:
       case PageState::kStandby:
-        if (Load(zone, index, word)) return FaultOutcome::kMapped;
+        if (Load(zone, index, word, kind)) return FaultOutcome::kMapped;
         break;
       case PageState::kLoading:
       case PageState::kThawing:
@@ -142,15 +148,15 @@ void Pager::WaitForGate(Zone& zone) noexcept {
   parts_.parker.Wait(&zone.word, [&] { return !zone.word.Load().gate_closed(); });
 }
 
-bool Pager::Load(Zone& zone, uint32_t index, PageWord word) noexcept {
+bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {
   if (in_place_ && word.slot_valid()) {
     WarmPage<kFirstLines>(parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index))));
     __builtin_prefetch(&zone.hashes[index]);
   }
   evictors_->TakeFrame();
   PageWord before = word;
-  if (before.state() == PageState::kStandby) return LoadStandby(zone, index, before);
-  if (!zone.pages[index].Take(before, before.ToLoading())) {
+  if (before.state() == PageState::kStandby) return LoadStandby(zone, index, before, kind);
+  if (!zone.pages[index].Take(before, ClaimFor(kind, before))) {
     parts_.cache.Give(1);
     return false;
   }
@@ -224,7 +230,7 @@ void Pager::LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept {
   } else {
     parts_.metrics.Add(Metric::kZeroFetches);
   }
-  PublishRun(zone, index, count, fault_->Fill(zone.vpn(index), count, zeroes_));
+  FillRun(zone, index, count, zeroes_);
 }
 
 bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept {
@@ -280,7 +286,7 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index) noexcept {
   }
   parts_.metrics.Add(Metric::kFetchedPages, count);
   if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
-  PublishRun(zone, first, count, fault_->Fill(zone.vpn(first), count, bytes));
+  FillRun(zone, first, count, bytes);
   if (strided) Planned(owner, plan, BringStrided(plan));
 }
 
@@ -316,7 +322,7 @@ uint32_t Pager::BringStrided(const PrefetchPlan& plan) noexcept {
                    "page {:#x} came back from the pool with other bytes than were sent", vpn.raw());
     parts_.metrics.Add(Metric::kFetchedPages);
     parts_.metrics.Add(Metric::kPrefetchedPages);
-    PublishRun(*zone, index, 1, fault_->Fill(vpn, 1, bytes));
+    FillRun(*zone, index, 1, bytes);
   }
   return brought;
 }
@@ -326,7 +332,7 @@ void Pager::LoadByReading(Zone& zone, uint32_t index) noexcept {
   fetcher_.Begin(read, zone, index);
   ReadAhead(zone, index);
   const std::byte* const bytes = fetcher_.End(read, zone, index);
-  PublishRun(zone, index, 1, fault_->Fill(zone.vpn(index), 1, bytes));
+  FillRun(zone, index, 1, bytes);
   fetcher_.Release(read);
   fetcher_.PollWindows();
 }
@@ -356,7 +362,7 @@ void Pager::ReadAhead(Zone& zone, uint32_t index) noexcept {
   Planned(owner, plan, ahead);
 }
 
-bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
+bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {
   Fetcher::Window* const window = fetcher_.TakeReady(zone, index, word);
   if (window == nullptr) {
     // Somebody fills it or gives it up, or has just let it arrive: the word changes
@@ -375,8 +381,7 @@ bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
     parts_.zones.NoteFill(zone);
     const std::byte* const bytes =
         window->buffer + (size_t{run_begin - window->first} << kPageShift);
-    PublishRun(zone, run_begin, end - run_begin,
-               fault_->Fill(zone.vpn(run_begin), end - run_begin, bytes));
+    FillRun(zone, run_begin, end - run_begin, bytes);
     claimed = 0;
   };
   for (uint32_t i = window->first; i < window->first + window->count; ++i) {
@@ -385,7 +390,8 @@ bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept {
     const bool stands =
         now.state() == PageState::kStandby && now.staging_buffer() == word.staging_buffer();
     const bool has_frame = i == index || frames > 0;
-    if (!stands || !has_frame || !page.Take(now, now.ToLoading())) {
+    if (!stands || !has_frame ||
+        !page.Take(now, i == index ? ClaimFor(kind, now) : now.ToLoading())) {
       fill(i);
       if (stands && now.state() == PageState::kStandby && page.Take(now, now.StandbyToRemote())) {
         parts_.parker.Unpark(&page);
@@ -426,12 +432,40 @@ PageWord Pager::ResidentWord(PageWord loading) const noexcept {
   return loading.LoadedToResident(now, hot, CreditFor(hot));
 }
 
+bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count) noexcept {
+  // After the claims: a sweep that is not seen here sees the claims at its end.
+  bool guard = !zone.word.Load().swept() && zone.guard_score.load(std::memory_order_relaxed) >= 0;
+  for (uint32_t i = index; guard && i < index + count; ++i) guard = zone.pages[i].Load().guarded();
+  if (guard) return true;
+  for (uint32_t i = index; i < index + count; ++i) {
+    PageWord word = zone.pages[i].Load();
+    while (word.guarded() && !zone.pages[i].Take(word, word.Unguarded())) {
+    }
+  }
+  return false;
+}
+
+void Pager::FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes) noexcept {
+  const bool guard = DecideGuard(zone, index, count);
+  SPIRITOS_PAUSE_POINT(kGuardDecided);
+  if (guard) parts_.metrics.Add(Metric::kGuardedPages, count);
+  PublishRun(zone, index, count,
+             fault_->Fill(zone.vpn(index), count, bytes,
+                          guard ? FillMode::kProtected : FillMode::kWritable));
+}
+
 void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
                        const MapOutcome& outcome) noexcept {
   uint32_t done = outcome.result == MapResult::kOk ? count : outcome.done;
   for (uint32_t i = 0; i < done; ++i) {
     AtomicPageWord& page = zone.pages[index + i];
-    page.Publish(ResidentWord(page.Load()));
+    PageWord loading = page.Load();
+    if (!loading.guarded()) {
+      page.Publish(ResidentWord(loading));
+    } else {  // A sweep that ends may clear it meanwhile.
+      while (!page.Take(loading, ResidentWord(loading))) {
+      }
+    }
     parts_.parker.Unpark(&page);
   }
   parts_.metrics.Add(Metric::kFilledPages, done);
@@ -448,7 +482,7 @@ void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
     // Somebody mapped it behind our back: its bytes stand, no slot has them, and
     // its frame is the one that was taken for it.
     AtomicPageWord& page = zone.pages[index + done];
-    page.Publish(ResidentWord(page.Load()).WithSlotValid(false));
+    page.Publish(ResidentWord(page.Load()).WithSlotValid(false).Unguarded());
     parts_.parker.Unpark(&page);
     static_cast<void>(fault_->Thaw({zone.vpn(index + done), 1}));
     ++done;
@@ -492,11 +526,10 @@ FaultOutcome Pager::ResolveResident(Zone& zone, uint32_t index, PageWord word,
   const Vpn vpn = zone.vpn(index);
   repeated.times = repeated.vpn == vpn.raw() ? repeated.times + 1 : 0;
   repeated.vpn = vpn.raw();
-  const bool frozen = zone.word.Load().swept() || kind == FaultKind::kWriteProtect;
   if (repeated.times >= kRepeatsToFill && kind != FaultKind::kWriteProtect) {
     PageWord claimed = word;
     if (!zone.pages[index].Take(claimed, claimed.ToThawing())) return FaultOutcome::kRetry;
-    const MapOutcome filled = fault_->Fill(vpn, 1, zeroes_);
+    const MapOutcome filled = fault_->Fill(vpn, 1, zeroes_, FillMode::kWritable);
     if (filled.result == MapResult::kOk) parts_.metrics.Add(Metric::kLostPages);
     static_cast<void>(fault_->Thaw({vpn, 1}));
     PageWord thawing = zone.pages[index].Load();
@@ -506,12 +539,16 @@ FaultOutcome Pager::ResolveResident(Zone& zone, uint32_t index, PageWord word,
     parts_.parker.Unpark(&zone.pages[index]);
     return FaultOutcome::kMapped;
   }
-  if (!frozen && repeated.times < kRepeatsToThaw) {
+  const bool absent = kind == FaultKind::kMissing || kind == FaultKind::kMissingWrite;
+  const bool explained = kind == FaultKind::kWriteProtect || zone.word.Load().swept() ||
+                         repeated.times >= kRepeatsToThaw;
+  if (absent || !explained) {  // Somebody else has brought it or thawed it.
     parts_.metrics.Add(Metric::kSpuriousFaults);
     return FaultOutcome::kRetry;
   }
   if (!Thaw(zone, index, word)) return FaultOutcome::kRetry;
-  parts_.metrics.Add(Metric::kUnfreezes);
+  parts_.metrics.Add(word.guarded() ? Metric::kGuardBreaks : Metric::kUnfreezes);
+  if (word.guarded()) zone.NoteStays(0, 0, 1);
   return FaultOutcome::kMapped;
 }
 
@@ -527,6 +564,7 @@ uint32_t Pager::BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept {
 }
 
 bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  bool guarded = false;
   for (uint32_t i = begin; i < end; ++i) {
     AtomicPageWord& page = zone.pages[i];
     while (true) {
@@ -536,12 +574,15 @@ bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
         UnpinWords(zone, begin, i);
         return false;
       }
-      if (page.Take(word, word.Pinned())) break;
+      if (!page.Take(word, word.Pinned())) continue;
+      guarded = guarded || word.guarded();
+      break;
     }
   }
   // After the pages: see ZoneWord. The answer says whether a sweep may have
   // protected them.
-  if (!zone.word.AddPins(end - begin).swept()) return true;
+  const bool swept = zone.word.AddPins(end - begin).swept();
+  if (!swept && !guarded) return true;
   parts_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
   // Pinned pages are no victims, so no claim is needed to un-protect them.
   const MapOutcome outcome = fault_->Thaw({zone.vpn(begin), end - begin});

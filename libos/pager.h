@@ -84,7 +84,7 @@ class Pager final : public FaultSink {
   FaultOutcome Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept;
   // Loads an absent page; false when the claim was lost or the gate closed, and
   // the word must be looked at again.
-  bool Load(Zone& zone, uint32_t index, PageWord word) noexcept;
+  bool Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
   void LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept;
   // From a pool that is memory of this process: the page and the run that the
   // prefetcher names in one Fill, straight from the slots.
@@ -92,7 +92,7 @@ class Pager final : public FaultSink {
   // From any other pool: reads ahead while the demanded page is on its way.
   void LoadByReading(Zone& zone, uint32_t index) noexcept;
   // From a window that stands by: all of it in one Fill. False when it was gone.
-  bool LoadStandby(Zone& zone, uint32_t index, PageWord word) noexcept;
+  bool LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
 
   struct CorePrefetcher;
   // The plan of this core's prefetcher; none while another fault is at it.
@@ -106,7 +106,11 @@ class Pager final : public FaultSink {
   // the first included. Frames for all but the first are taken here.
   uint32_t ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most,
                      int direction) noexcept;
-  // Ends the claims of a run as `outcome` says.
+  // Fills a run of claimed pages and ends the claims as the kernel's answer says.
+  void FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes) noexcept;
+  // Whether a run of claimed pages is filled guarded: if all of them ask for it and
+  // no sweep is on that may un-protect them. If not, none says guarded any more.
+  bool DecideGuard(Zone& zone, uint32_t index, uint32_t count) noexcept;
   void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome) noexcept;
   PageWord ResidentWord(PageWord loading) const noexcept;
   void Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept;

@@ -33,6 +33,7 @@ enum class PausePoint : uint32_t {
   kBeforeDrop,     // Writes are acknowledged, nothing is dropped yet.
   kGateClosed,     // The gate is closed, nothing is given up yet.
   kWritePosted,    // A write is in flight.
+  kGuardDecided,   // Whether a fill protects is decided, nothing is filled yet.
   kCount,
 };
 
@@ -43,6 +44,7 @@ enum class PlantedBug : uint32_t {
   kPinIgnored,              // Freeze does not go around pinned pages.
   kTwoWritesPerSlot,        // A page whose write is in flight may be a victim.
   kFrameBeforeAck,          // The frame is free before the write is done.
+  kGuardOutlivesThaw,       // A thawed range's words still say guarded.
   kCount,
 };
 

@@ -25,6 +25,8 @@ namespace spiritos {
   X(Rescues, "rescues", "stores that took a page back from a sweep")                              \
   X(RescuesInFlight, "rescues_in_flight", "rescues while the page's write was in flight")         \
   X(Unfreezes, "unfreezes", "stores into resident pages that a sweep had frozen along")           \
+  X(GuardedPages, "guarded_pages", "pages filled write-protected, as they were clean before")     \
+  X(GuardBreaks, "guard_breaks", "stores into pages that were filled write-protected")            \
   X(StandbyHits, "standby_hits", "faults served from a staging buffer")                           \
   X(FaultWaits, "fault_waits", "faults that found another thread at work on the page")            \
   X(SpuriousFaults, "spurious_faults", "faults whose page was ready by the time they were seen")  \

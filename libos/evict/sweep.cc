@@ -65,6 +65,7 @@ bool Sweep::ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t e
                          Pressure pressure, uint32_t most) noexcept {
   const uint16_t now = context.frames.now();
   victim_count_ = 0;
+  frozen_begin_ = frozen_end_ = 0;
   uint32_t& i = reached_;
   for (i = begin; i < end && victim_count_ < most; ++i) {
     PageWord word = zone_->pages[i].Load();
@@ -78,6 +79,10 @@ bool Sweep::ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t e
       }
       if (!zone_->pages[i].Take(word, word.ToLeaving())) continue;
       victims_[victim_count_++] = static_cast<uint16_t>(i);
+      if (!word.guarded()) {
+        if (frozen_end_ == 0) frozen_begin_ = i;
+        frozen_end_ = i + 1;
+      }
       break;
     }
   }
@@ -87,10 +92,11 @@ bool Sweep::ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t e
 bool Sweep::FreezeVictims(const EvictContext& context) noexcept {
   first_ = victims_[0];
   last_ = victims_[victim_count_ - 1];
+  if (frozen_begin_ == frozen_end_) return true;
   const bool has_pins = zone_->word.Load().pins() != 0 && !SPIRITOS_PLANTED(kPinIgnored);
-  uint32_t start = first_;
-  for (uint32_t i = first_; i <= last_ + 1; ++i) {
-    if (i <= last_) {
+  uint32_t start = frozen_begin_;
+  for (uint32_t i = frozen_begin_; i <= frozen_end_; ++i) {
+    if (i < frozen_end_) {
       const PageWord word = zone_->pages[i].Load();
       const bool pinned = has_pins && IsMapped(word) && word.pins() != 0;
       if (!pinned && word.state() != PageState::kHole) continue;
@@ -119,12 +125,19 @@ void Sweep::Write(const EvictContext& context) noexcept {
   request_open_ = false;
   for (uint32_t v = 0; v < victim_count_; ++v) {
     const uint32_t index = victims_[v];
-    if (v + 1 < victim_count_) PrefetchPage(zone_->vpn(victims_[v + 1]).address());
-    const PageWord word = zone_->pages[index].Load();
+    PageWord word = zone_->pages[index].Load();
     if (word.state() != PageState::kLeaving) continue;  // Rescued already.
+    if (word.guarded()) {
+      context.metrics.Add(Metric::kCleanPages);
+      continue;
+    }
+    if (v + 1 < victim_count_) PrefetchPage(zone_->vpn(victims_[v + 1]).address());
     const std::byte* const bytes = zone_->vpn(index).address();
     if (word.slot_valid() && context.hasher.Hash(bytes) == zone_->hashes[index]) {
-      context.metrics.Add(Metric::kCleanPages);
+      // A failure is a rescue: the page is no victim any more.
+      if (zone_->pages[index].Take(word, word.Guarded())) {
+        context.metrics.Add(Metric::kCleanPages);
+      }
       continue;
     }
     if (IsZeroPage(bytes)) {
@@ -348,6 +361,8 @@ uint32_t Sweep::ClaimZaps(uint32_t* at) noexcept {
 uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& outcome) noexcept {
   const uint16_t now = context.frames.now();
   uint32_t freed = 0;
+  int32_t clean = 0;
+  int32_t dirty = 0;
   uint32_t seen = 0;
   for (uint32_t r = 0; r < run_count_; ++r) {
     const uint32_t begin = Zone::IndexOf(runs_[r].first);
@@ -364,17 +379,30 @@ uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& out
       }
       page.Publish(word.ZappedToRemote(now));
       ++freed;
+      clean += word.guarded();
+      dirty += !word.guarded() && !word.zero();
     }
   }
+  zone_->NoteStays(clean, dirty, 0);
   return freed;
 }
 
 void Sweep::ThawRest(const EvictContext& context) noexcept {
   bool stayed = false;
-  for (uint32_t i = first_; i <= last_ && !stayed; ++i)
-    stayed = MayBeMapped(zone_->pages[i].Load());
+  for (uint32_t i = frozen_begin_; i < frozen_end_; ++i) {
+    AtomicPageWord& page = zone_->pages[i];
+    PageWord word = page.Load();
+    stayed = stayed || MayBeMapped(word);
+    // What comes from here on sees the stage and does not guard.
+    while (word.guarded() && MayBeMapped(word) && !word.read_ahead() &&
+           !SPIRITOS_PLANTED(kGuardOutlivesThaw)) {
+      if (page.Take(word, word.Unguarded())) break;
+    }
+  }
   // A failure leaves pages frozen, not wrong: the next store into one thaws it.
-  if (stayed) static_cast<void>(context.fault.Thaw({zone_->vpn(first_), last_ - first_ + 1}));
+  if (stayed) {
+    static_cast<void>(context.fault.Thaw({zone_->vpn(frozen_begin_), frozen_end_ - frozen_begin_}));
+  }
   Zone* const zone = zone_;
   zone_ = nullptr;
   zone->word.Advance(ZoneStage::kThawing, ZoneStage::kIdle);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sweep: one pass over a zone, or a part of it, that makes frames free.
 //
-//   Begin()   claims the victims (Resident -> Leaving) and freezes them: one
-//             shootdown. From here on no victim changes unseen.
-//   Write()   hashes each victim; equal to the stored hash means clean, all zero
-//             needs no bytes, the rest is written to its slot.
+//   Begin()   claims the victims (Resident -> Leaving) and freezes those that are
+//             not guarded, if any: one shootdown. From here on no victim changes
+//             unseen.
+//   Write()   hashes each victim that is not guarded; equal to the stored hash means
+//             clean, all zero needs no bytes, the rest is written to its slot.
 //   Finish()  once the writes are acknowledged, for some hundred victims at a time:
 //             closes the zone's gate, gives up what is still Leaving (-> Zapping),
 //             drops it with one zap over whole stretches of the zone (one
@@ -109,8 +110,10 @@ class Sweep {
   Zone* zone_ = nullptr;
   uint32_t victim_count_ = 0;
   uint32_t reached_ = 0;
-  uint32_t first_ = 0;  // The frozen range: pages [first_, last_] of the zone.
+  uint32_t first_ = 0;  // The victims lie in pages [first_, last_] of the zone.
   uint32_t last_ = 0;
+  uint32_t frozen_begin_ = 0;  // The frozen range; empty when all victims are guarded.
+  uint32_t frozen_end_ = 0;
   uint32_t run_count_ = 0;
   uint32_t request_count_ = 0;
   uint32_t reaped_ = 0;        // Requests before this one are final and accounted.

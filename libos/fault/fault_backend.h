@@ -22,9 +22,10 @@
 namespace spiritos {
 
 enum class FaultKind : uint8_t {
-  kUnknown,       // In-thread backends see an address and nothing else.
-  kMissing,       // The page is absent.
-  kWriteProtect,  // The page is frozen.
+  kUnknown,       // An address and nothing else.
+  kMissing,       // The page is absent: a load.
+  kMissingWrite,  // The page is absent: a store.
+  kWriteProtect,  // The page is protected: a store.
 };
 
 // What a sink did with a fault, for backends whose waiters need a wake.
@@ -59,6 +60,9 @@ struct MapOutcome {
   int error = 0;  // errno of the call that ended it.
 };
 
+// Whether pages appear protected, as Freeze would leave them.
+enum class FillMode : uint8_t { kWritable, kProtected };
+
 struct FaultCaps {
   bool in_thread = false;      // The faulting thread serves itself.
   bool kernel_faults = false;  // System calls on absent pages wait for us.
@@ -83,7 +87,8 @@ class FaultBackend {
 
   // Maps `count` absent pages from `first` with the bytes at `bytes`. kPresent
   // stops at a page that was there: `done` counts the pages before it.
-  virtual MapOutcome Fill(Vpn first, uint32_t count, const std::byte* bytes) noexcept = 0;
+  virtual MapOutcome Fill(Vpn first, uint32_t count, const std::byte* bytes,
+                          FillMode mode) noexcept = 0;
 
   virtual MapOutcome Freeze(PageRun run) noexcept = 0;
   virtual MapOutcome Thaw(PageRun run) noexcept = 0;

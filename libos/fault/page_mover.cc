@@ -62,11 +62,13 @@ PageMover::PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool
   }
 }
 
-MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes) noexcept {
+MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes,
+                           FillMode mode) noexcept {
   uint32_t done = 0;
   for (int attempt = 0; attempt < kAttempts;) {
-    const Uffd::Progress progress = uffd_.Copy(
-        first + PageCount(done), bytes + (size_t{done} << kPageShift), count - done, wake_);
+    const Uffd::Progress progress =
+        uffd_.Copy(first + PageCount(done), bytes + (size_t{done} << kPageShift), count - done,
+                   mode == FillMode::kProtected, wake_);
     done += static_cast<uint32_t>(progress.bytes >> kPageShift);
     if (done == count) return {};
     if (progress.bytes != 0) continue;  // A partial copy is progress, not a failure.
@@ -77,7 +79,7 @@ MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes) no
         // No single mapping holds the run: protections split it, or it is gone.
         if (count - done > 1) {
           MapOutcome rest = FillSingly(first + PageCount(done), count - done,
-                                       bytes + (size_t{done} << kPageShift));
+                                       bytes + (size_t{done} << kPageShift), mode);
           rest.done += done;
           return rest;
         }
@@ -96,9 +98,10 @@ MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes) no
   return Failed(EAGAIN, done);
 }
 
-MapOutcome PageMover::FillSingly(Vpn first, uint32_t count, const std::byte* bytes) noexcept {
+MapOutcome PageMover::FillSingly(Vpn first, uint32_t count, const std::byte* bytes,
+                                 FillMode mode) noexcept {
   for (uint32_t i = 0; i < count; ++i) {
-    MapOutcome one = Fill(first + PageCount(i), 1, bytes + (size_t{i} << kPageShift));
+    MapOutcome one = Fill(first + PageCount(i), 1, bytes + (size_t{i} << kPageShift), mode);
     if (one.result != MapResult::kOk) {
       one.done = i;
       return one;

@@ -20,7 +20,7 @@ namespace spiritos {
 
 class PageMover : public FaultBackend {
  public:
-  MapOutcome Fill(Vpn first, uint32_t count, const std::byte* bytes) noexcept final;
+  MapOutcome Fill(Vpn first, uint32_t count, const std::byte* bytes, FillMode mode) noexcept final;
   MapOutcome Freeze(PageRun run) noexcept final;
   MapOutcome Thaw(PageRun run) noexcept final;
   MapOutcome Drop(std::span<const PageRun> runs) noexcept final;
@@ -37,7 +37,7 @@ class PageMover : public FaultBackend {
 
  private:
   // One page where a run was refused because it spans mappings.
-  MapOutcome FillSingly(Vpn first, uint32_t count, const std::byte* bytes) noexcept;
+  MapOutcome FillSingly(Vpn first, uint32_t count, const std::byte* bytes, FillMode mode) noexcept;
   MapOutcome ProtectRun(PageRun run, bool protect) noexcept;
   MapOutcome DropSingly(std::span<const PageRun> runs, uint32_t done) noexcept;
   MapOutcome DropBatch(std::span<const PageRun> runs) noexcept;

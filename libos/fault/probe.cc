@@ -56,7 +56,7 @@ double MeasureFill(Uffd& uffd) {
   std::vector<double> samples;
   for (uint32_t i = 0; i < kPages; ++i) {
     const uint64_t begin = NowNs();
-    uffd.Copy(Vpn::Of(target->data()) + PageCount(i), source->data(), 1, false);
+    uffd.Copy(Vpn::Of(target->data()) + PageCount(i), source->data(), 1, false, false);
     samples.push_back(static_cast<double>(NowNs() - begin));
   }
   return Median(std::move(samples));

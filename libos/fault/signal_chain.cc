@@ -50,6 +50,21 @@ void Chain(int signal, siginfo_t* info, void* context) {
   pthread_sigmask(SIG_SETMASK, &ours, nullptr);
 }
 
+// What the CPU said about the access: bits of the page-fault error code, which the
+// kernel puts into the signal frame (Intel SDM, volume 3, section 4.7).
+FaultKind KindOf(void* context) {
+#ifdef __x86_64__
+  constexpr greg_t kPresent = 1;
+  constexpr greg_t kWrite = 2;
+  const greg_t error = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR];
+  if ((error & kPresent) != 0) return FaultKind::kWriteProtect;
+  return (error & kWrite) != 0 ? FaultKind::kMissingWrite : FaultKind::kMissing;
+#else
+  static_cast<void>(context);
+  return FaultKind::kUnknown;
+#endif
+}
+
 void OnSigbus(int signal, siginfo_t* info, void* context) {
   const int saved_errno = errno;
   if (info->si_code == BUS_ADRERR) {
@@ -58,7 +73,7 @@ void OnSigbus(int signal, siginfo_t* info, void* context) {
       RangeMap<FaultSink>& ranges = covered_ranges();
       Epoch::Guard guard(ranges.epoch());
       if (FaultSink* sink = ranges.Find(info->si_addr, guard)) {
-        outcome = sink->OnFault(Vpn::Of(info->si_addr), FaultKind::kUnknown);
+        outcome = sink->OnFault(Vpn::Of(info->si_addr), KindOf(context));
       }
     }
     if (outcome != FaultOutcome::kNotOurs) {

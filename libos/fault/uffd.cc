@@ -148,13 +148,15 @@ absl::Status Uffd::Unregister(AddressRange range) {
   return absl::OkStatus();
 }
 
-Uffd::Progress Uffd::Copy(Vpn to, const std::byte* from, uint32_t pages, bool wake) noexcept {
+Uffd::Progress Uffd::Copy(Vpn to, const std::byte* from, uint32_t pages, bool protect,
+                          bool wake) noexcept {
   if (const int error = SPIRITOS_FAILPOINT(kUffdCopy)) return {0, error};
-  uffdio_copy request{.dst = to.raw() << kPageShift,
-                      .src = reinterpret_cast<uintptr_t>(from),
-                      .len = uint64_t{pages} << kPageShift,
-                      .mode = wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE,
-                      .copy = 0};
+  uffdio_copy request{
+      .dst = to.raw() << kPageShift,
+      .src = reinterpret_cast<uintptr_t>(from),
+      .len = uint64_t{pages} << kPageShift,
+      .mode = (wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE) | (protect ? UFFDIO_COPY_MODE_WP : 0),
+      .copy = 0};
   const int error = Call(fd_.get(), UFFDIO_COPY, &request);
   if (error == 0) return {request.len, 0};
   // On a partial copy the kernel says EAGAIN and counts; otherwise `copy` is the
@@ -206,7 +208,8 @@ int Uffd::ReadEvents(std::span<Event> events) noexcept {
     if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;  // No other event is asked for.
     const auto& fault = messages[i].arg.pagefault;
     events[static_cast<size_t>(n++)] = {Vpn(fault.address >> kPageShift),
-                                        (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0};
+                                        (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0,
+                                        (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0};
   }
   return n;
 }

@@ -44,7 +44,7 @@ class Uffd {
     uint64_t bytes = 0;  // Done before the error, from the start.
     int error = 0;       // 0, or errno.
   };
-  Progress Copy(Vpn to, const std::byte* from, uint32_t pages, bool wake) noexcept;
+  Progress Copy(Vpn to, const std::byte* from, uint32_t pages, bool protect, bool wake) noexcept;
   Progress Move(Vpn to, Vpn from, uint32_t pages, bool wake) noexcept;
   int Protect(PageRun run) noexcept;               // 0 or errno.
   int Unprotect(PageRun run, bool wake) noexcept;  // 0 or errno.
@@ -53,6 +53,7 @@ class Uffd {
   struct Event {
     Vpn vpn;
     bool write_protect = false;
+    bool write = false;  // The access is a store.
   };
   // Reads waiting fault events; their number, or -errno (EAGAIN: none waits).
   int ReadEvents(std::span<Event> events) noexcept;

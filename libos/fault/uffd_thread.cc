@@ -70,7 +70,9 @@ void UffdThread::Serve() {
     const int n = uffd_.ReadEvents(events);
     if (n > 0) {
       const Uffd::Event& event = events[0];
-      const FaultKind kind = event.write_protect ? FaultKind::kWriteProtect : FaultKind::kMissing;
+      const FaultKind kind = event.write_protect ? FaultKind::kWriteProtect
+                             : event.write       ? FaultKind::kMissingWrite
+                                                 : FaultKind::kMissing;
       // Whoever resolved it has woken the page's waiters, unless it was resolved
       // before this waiter came.
       if (sink_.OnFault(event.vpn, kind) != FaultOutcome::kMapped) Wake(event.vpn);

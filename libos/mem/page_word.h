@@ -29,8 +29,15 @@
 // clear its flag in any state. Pins live in the word, so that claiming a victim
 // and pinning it exclude each other.
 //
-//   63        40 39    24 23   20 19  16 15         8 7   6    5     4   3    0
-//   |   aux     |  age   |credit | hot  | generation | - |wif |zero |valid| state|
+// A guarded page is write-protected and holds exactly what its slot holds, so it
+// can go without a look at its bytes. A page that went clean is filled guarded when
+// a load brings it back, on trial (Zone::guard_score); a frozen page that proves
+// clean is guarded from then on. The rule that carries it: nobody un-protects a page
+// whose word says guarded. ToThawing() and Pinned() clear it, and the end of a sweep,
+// which un-protects a whole range, clears it in every word of the range first.
+//
+//   63        40 39    24 23   20 19  16 15         8  7    6    5     4   3    0
+//   |   aux     |  age   |credit | hot  | generation |grd |wif |zero |valid| state|
 #pragma once
 
 #include <atomic>
@@ -65,6 +72,9 @@ class PageWord {
   constexpr bool zero() const { return (raw_ & kZero) != 0; }
   // A write to the page's slot is posted and not acknowledged: no victim.
   constexpr bool write_in_flight() const { return (raw_ & kWriteInFlight) != 0; }
+  // Resident, Leaving, Zapping: protected, and equal to its slot. Loading: its Fill
+  // will protect it. Absent: it was never stored into while it was last here.
+  constexpr bool guarded() const { return (raw_ & kGuarded) != 0; }
   constexpr uint8_t generation() const { return static_cast<uint8_t>(raw_ >> 8); }
   constexpr uint32_t hot() const { return (raw_ >> 16) & 0xF; }
   // Sweeps that the page still survives.
@@ -91,7 +101,7 @@ class PageWord {
     return WithState(PageState::kResident).WithHeat(hot, credit).WithAge(now).With(kZero, false);
   }
   constexpr PageWord ToLeaving() const { return WithState(PageState::kLeaving); }
-  constexpr PageWord ToThawing() const { return WithState(PageState::kThawing); }
+  constexpr PageWord ToThawing() const { return Unguarded().WithState(PageState::kThawing); }
   constexpr PageWord ThawedToResident(uint16_t now, uint32_t hot, uint32_t credit) const {
     return WithState(PageState::kResident).WithHeat(hot, credit).WithAge(now).With(kZero, false);
   }
@@ -126,7 +136,11 @@ class PageWord {
   }
   constexpr PageWord WriteForgotten() const { return With(kWriteInFlight, false); }
   constexpr PageWord FoundZero() const { return With(kZero, true).With(kSlotValid, false); }
-  constexpr PageWord Pinned() const { return PageWord(raw_ + (uint64_t{1} << kAuxShift)); }
+  constexpr PageWord Guarded() const { return With(kGuarded, true); }
+  constexpr PageWord Unguarded() const { return With(kGuarded, false); }
+  constexpr PageWord Pinned() const {
+    return PageWord(Unguarded().raw_ + (uint64_t{1} << kAuxShift));
+  }
   constexpr PageWord Unpinned() const { return PageWord(raw_ - (uint64_t{1} << kAuxShift)); }
   constexpr PageWord Spared(uint16_t now) const {
     return WithHeat(hot(), credit() - 1).WithAge(now);
@@ -141,6 +155,7 @@ class PageWord {
   static constexpr uint64_t kSlotValid = 1u << 4;
   static constexpr uint64_t kZero = 1u << 5;
   static constexpr uint64_t kWriteInFlight = 1u << 6;
+  static constexpr uint64_t kGuarded = 1u << 7;
   static constexpr unsigned kAuxShift = 40;
 
   constexpr PageWord WithState(PageState state) const {

@@ -117,11 +117,13 @@ class Stress {
       if (dice < 4500) {
         ReadAny(rng() % pages_);
       } else if (dice < 7000) {
-        WriteOwn(OwnPage(thread, rng));
+        StoreOrCheck(OwnPage(thread, rng), rng, &Stress::WriteOwn);
       } else if (dice < 9500) {
-        Increment(OwnPage(thread, rng));
-      } else if (dice < 9700) {
+        StoreOrCheck(OwnPage(thread, rng), rng, &Stress::Increment);
+      } else if (dice < 9600) {
         HammerOwn(thread);
+      } else if (dice < 9700) {
+        done += StoreIntoGuarded(thread, rng);
       } else if (dice < 9800) {
         Range(rng, &Space::Evict, 64);
       } else if (dice < 9850) {
@@ -177,6 +179,12 @@ class Stress {
   }
   uint64_t OwnPage(uint32_t thread, Rng& rng) {
     return OwnBlock(thread, rng) * kBlockPages + rng() % kBlockPages;
+  }
+
+  // Every other zone is read nearly always, so that its pages come back guarded.
+  void StoreOrCheck(uint64_t page, Rng& rng, void (Stress::*store)(uint64_t)) {
+    const bool stores = page / kZonePages % 2 == 0 || rng() % 64 == 0;
+    (this->*(stores ? store : &Stress::CheckOwn))(page);
   }
 
   void ReadAny(uint64_t page) {
@@ -257,6 +265,22 @@ class Stress {
     }
   }
 
+  // Stores into pages that have come back guarded and met, meanwhile, a sweep of
+  // their zone that they were too young for.
+  // Returns the page operations it took.
+  uint64_t StoreIntoGuarded(uint32_t thread, Rng& rng) {
+    const uint64_t page = OwnBlock(thread, rng) * kBlockPages;
+    if (page / kZonePages % 2 == 0) return 0;
+    for (uint64_t p = page; p < page + 4; ++p) CheckOwn(p);
+    constexpr uint64_t kMeanwhile = 40;
+    for (uint64_t i = 0; i < kMeanwhile; ++i) ReadAny(rng() % pages_);
+    for (uint64_t p = page; p < page + 4; ++p) Increment(p);
+    const absl::Status status = space_.Evict(PagesAt(page, 4));
+    if (!status.ok()) Fail("evict: {}", status.ToString());
+    for (uint64_t p = page; p < page + 4; ++p) CheckOwn(p);
+    return kMeanwhile + 12;
+  }
+
   void Range(Rng& rng, absl::Status (Space::*call)(AddressRange), uint64_t most) {
     const uint64_t count = 1 + rng() % most;
     const uint64_t page = rng() % (pages_ - count);
@@ -269,11 +293,15 @@ class Stress {
     const uint64_t block = rng() % 2 == 0 ? thread : OwnBlock(thread, rng);
     const uint64_t page = block * kBlockPages;
     const AddressRange range = PagesAt(page, kBlockPages);
+    // The neighbours on both sides leave around it.
+    const uint64_t before = std::min<uint64_t>(page, 2 * kBlockPages);
+    const AddressRange around =
+        PagesAt(page - before, std::min(before + 3 * kBlockPages, pages_ - (page - before)));
     const absl::Status status = space_.Pin(range);
     if (absl::IsResourceExhausted(status)) return;
     if (!status.ok()) return Fail("pin: {}", status.ToString());
     for (int i = 0; i < 20; ++i) {
-      if (i % 7 == 3) static_cast<void>(space_.Evict(range));
+      if (i % 7 == 3) static_cast<void>(space_.Evict(around));
       // The kernel writes into the page: an unseen freeze fails with EFAULT.
       const uint64_t own = page + static_cast<uint64_t>(i) % kBlockPages;
       auto* word = reinterpret_cast<uint64_t*>(region_.begin + own * kPageSize + kCounterWord * 8);
@@ -431,6 +459,7 @@ bool Plant(const std::string& name) {
       {"pin-ignored", PlantedBug::kPinIgnored},
       {"two-writes-per-slot", PlantedBug::kTwoWritesPerSlot},
       {"frame-before-ack", PlantedBug::kFrameBeforeAck},
+      {"guard-outlives-thaw", PlantedBug::kGuardOutlivesThaw},
   };
   for (const auto& [known, bug] : bugs) {
     if (name != known) continue;
@@ -442,14 +471,6 @@ bool Plant(const std::string& name) {
 
 #else
 bool WritesMatchDepartures(const Stats&) { return true; }
-// A short wait now and then, so that faults meet a closed gate.
-void Linger() {
-  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
-  if (rng() % 4 != 0) return;
-  for (const uint64_t until = NowNs() + rng() % 60'000; NowNs() < until;) {
-  }
-}
-
 void UnleashChaos() {}
 bool Plant(const std::string&) { return false; }
 #endif
@@ -507,11 +528,14 @@ int Main(int argc, char** argv) {
 #endif
   const Stats stats = (*space)->GetStats();
   const auto seconds = static_cast<double>(NowNs() - begin) / 1e9;
-  fmt::print("{} page operations, {} faults ({:.0f} %), {} evicted, {} rescues, {:.1f} s\n",
-             stress.page_operations(), stats[Metric::kFaults],
-             100.0 * static_cast<double>(stats[Metric::kFaults]) /
-                 static_cast<double>(stress.page_operations()),
-             stats[Metric::kEvictedPages], stats[Metric::kRescues], seconds);
+  fmt::print(
+      "{} page operations, {} faults ({:.0f} %), {} evicted, {} rescues, {} filled guarded, "
+      "{} of them stored into, {:.1f} s\n",
+      stress.page_operations(), stats[Metric::kFaults],
+      100.0 * static_cast<double>(stats[Metric::kFaults]) /
+          static_cast<double>(stress.page_operations()),
+      stats[Metric::kEvictedPages], stats[Metric::kRescues], stats[Metric::kGuardedPages],
+      stats[Metric::kGuardBreaks], seconds);
   if (!matched) return 1;
   if (const auto census = SpaceTestPeer::Count(**space); census.in_motion() != 0) {
     fmt::print(
@@ -531,6 +555,11 @@ int Main(int argc, char** argv) {
       settings.unruly || !settings.file_pool.empty() || options->remote.emulated_latency_ns != 0;
   if (!ReportArrows(settings.min_arrows, far_pool, settings.mischief)) {
     fmt::print("an arrow was taken fewer than {} times\n", settings.min_arrows);
+    return 1;
+  }
+  if (std::min(stats[Metric::kGuardedPages], stats[Metric::kGuardBreaks]) < settings.min_arrows) {
+    fmt::print("fewer than {} pages were filled guarded, or stored into then\n",
+               settings.min_arrows);
     return 1;
   }
   fmt::print("every byte matched\n");

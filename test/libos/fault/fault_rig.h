@@ -86,7 +86,8 @@ class ServingSink final : public FaultSink {
     if (retries.load() != 0 && retries.fetch_sub(1) > 0) return FaultOutcome::kRetry;
     alignas(64) std::array<uint64_t, kPageSize / 8> words;
     MakePattern(vpn, words);
-    const auto filled = backend->Fill(vpn, 1, reinterpret_cast<const std::byte*>(words.data()));
+    const auto filled = backend->Fill(vpn, 1, reinterpret_cast<const std::byte*>(words.data()),
+                                      FillMode::kWritable);
     if (filled.result == MapResult::kOk) return FaultOutcome::kMapped;
     if (filled.result != MapResult::kPresent) return FaultOutcome::kNotOurs;
     return backend->Thaw({vpn, 1}).result == MapResult::kOk ? FaultOutcome::kMapped
@@ -150,9 +151,11 @@ struct FaultRig {
   }
 
   // `count` pages from `index` filled with `value` in every word.
-  MapOutcome Fill(uint32_t index, uint32_t count, uint64_t value) const {
+  MapOutcome Fill(uint32_t index, uint32_t count, uint64_t value,
+                  FillMode mode = FillMode::kWritable) const {
     std::vector<uint64_t> words(size_t{count} * kPageSize / 8, value);
-    return backend->Fill(page(index), count, reinterpret_cast<const std::byte*>(words.data()));
+    return backend->Fill(page(index), count, reinterpret_cast<const std::byte*>(words.data()),
+                         mode);
   }
   uint64_t Metered(Metric metric) const { return metrics->Get(metric); }
 

@@ -55,15 +55,15 @@ TEST_CASE("a descriptor has the features that were asked of the kernel", "[fault
 TEST_CASE("a copy that meets a page says how far it came, then what stopped it", "[fault][uffd]") {
   const auto rig = MakeRig(Uffd::Mode::kSigbus, 8);
   if (rig == nullptr) return;
-  CHECK(rig->uffd.Copy(rig->page(5), rig->source.data(), 1, false).bytes == kPageSize);
-  const Uffd::Progress part = rig->uffd.Copy(rig->page(2), rig->source.data(), 6, false);
+  CHECK(rig->uffd.Copy(rig->page(5), rig->source.data(), 1, false, false).bytes == kPageSize);
+  const Uffd::Progress part = rig->uffd.Copy(rig->page(2), rig->source.data(), 6, false, false);
   CHECK(part.bytes == 3 * kPageSize);
   CHECK(part.error == EAGAIN);
-  const Uffd::Progress none = rig->uffd.Copy(rig->page(5), rig->source.data(), 3, false);
+  const Uffd::Progress none = rig->uffd.Copy(rig->page(5), rig->source.data(), 3, false, false);
   CHECK(none.bytes == 0);
   CHECK(none.error == EEXIST);
   CHECK(rig->byte(4) == 'a');
-  CHECK(rig->uffd.Copy(rig->page(6), reinterpret_cast<const std::byte*>(8), 1, false).error ==
+  CHECK(rig->uffd.Copy(rig->page(6), reinterpret_cast<const std::byte*>(8), 1, false, false).error ==
         EFAULT);
 }
 
@@ -94,11 +94,11 @@ TEST_CASE("ranges that are not registered are refused by errno", "[fault][uffd]"
   if (rig == nullptr) return;
   const auto other = Mapping::Anonymous(Bytes(kPageSize), kPageSize, "test").value();
   const Vpn stranger = Vpn::Of(other.data());
-  CHECK(rig->uffd.Copy(stranger, rig->source.data(), 1, false).error == ENOENT);
+  CHECK(rig->uffd.Copy(stranger, rig->source.data(), 1, false, false).error == ENOENT);
   CHECK(rig->uffd.Protect({stranger, 1}) == ENOENT);
   CHECK(rig->uffd.Unprotect({stranger, 1}, false) == ENOENT);
   REQUIRE(rig->uffd.Unregister(rig->memory.range()).ok());
-  CHECK(rig->uffd.Copy(rig->page(0), rig->source.data(), 1, false).error == ENOENT);
+  CHECK(rig->uffd.Copy(rig->page(0), rig->source.data(), 1, false, false).error == ENOENT);
   const absl::Status status = rig->uffd.Register({rig->memory.data() + 1, Bytes(kPageSize)});
   CHECK_FALSE(status.ok());
   CHECK(status.ToString().find("UFFDIO_REGISTER of 4096 bytes at 0x") != std::string::npos);
@@ -110,7 +110,7 @@ TEST_CASE("user-mode events tell page and kind, and a wake lets the waiter try a
   if (rig == nullptr) return;
   std::array<Uffd::Event, 8> events;
   CHECK(rig->uffd.ReadEvents(events) == -EAGAIN);
-  REQUIRE(rig->uffd.Copy(rig->page(1), rig->source.data(), 1, false).error == 0);
+  REQUIRE(rig->uffd.Copy(rig->page(1), rig->source.data(), 1, false, false).error == 0);
   REQUIRE(rig->uffd.Protect({rig->page(1), 1}) == 0);
   const auto next_event = [&] {
     pollfd wait{.fd = rig->uffd.fd(), .events = POLLIN, .revents = 0};
@@ -127,7 +127,7 @@ TEST_CASE("user-mode events tell page and kind, and a wake lets the waiter try a
   CHECK(rig->uffd.Wake({rig->page(2), 1}) == 0);
   event = next_event();  // Nothing was filled: the same again.
   CHECK(event.vpn == rig->page(2));
-  CHECK(rig->uffd.Copy(rig->page(2), rig->source.data(), 1, true).error == 0);
+  CHECK(rig->uffd.Copy(rig->page(2), rig->source.data(), 1, false, true).error == 0);
   event = next_event();
   CHECK(event.vpn == rig->page(1));
   CHECK(event.write_protect);
