@@ -51,12 +51,6 @@ struct alignas(kCacheLine) Pager::CorePrefetcher {
 
 namespace {
 
-// A page that is brought for a store is not guarded: the store would fault again.
-PageWord ClaimFor(FaultKind kind, PageWord absent) {
-  const PageWord loading = absent.ToLoading();
-  return kind == FaultKind::kMissingWrite ? loading.Unguarded() : loading;
-}
-
 bool IsAbsent(PageState state) {
   return state == PageState::kEmpty || state == PageState::kRemote || state == PageState::kStandby;
 }
@@ -156,7 +150,7 @@ bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noex
   evictors_->TakeFrame();
   PageWord before = word;
   if (before.state() == PageState::kStandby) return LoadStandby(zone, index, before, kind);
-  if (!zone.pages[index].Take(before, ClaimFor(kind, before))) {
+  if (!zone.pages[index].Take(before, before.ToLoading())) {
     parts_.cache.Give(1);
     return false;
   }
@@ -174,9 +168,9 @@ bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noex
                    zone.vpn(index).raw(), before.raw());
     parts_.metrics.Add(Metric::kFetches);
     if (in_place_) {
-      LoadInPlace(zone, index);
+      LoadInPlace(zone, index, kind);
     } else {
-      LoadByReading(zone, index);
+      LoadByReading(zone, index, kind);
     }
   }
   return true;
@@ -230,7 +224,7 @@ void Pager::LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept {
   } else {
     parts_.metrics.Add(Metric::kZeroFetches);
   }
-  FillRun(zone, index, count, zeroes_);
+  FillRun(zone, index, count, zeroes_, FaultKind::kUnknown);
 }
 
 bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept {
@@ -259,7 +253,7 @@ void Pager::Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t br
   owner->busy.store(false, std::memory_order_release);
 }
 
-void Pager::LoadInPlace(Zone& zone, uint32_t index) noexcept {
+void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   const Vpn vpn = zone.vpn(index);
   CorePrefetcher* owner = nullptr;
   const PrefetchPlan plan = Plan(vpn, options_.max_window, &owner);
@@ -286,7 +280,7 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index) noexcept {
   }
   parts_.metrics.Add(Metric::kFetchedPages, count);
   if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
-  FillRun(zone, first, count, bytes);
+  FillRun(zone, first, count, bytes, kind);
   if (strided) Planned(owner, plan, BringStrided(plan));
 }
 
@@ -322,17 +316,17 @@ uint32_t Pager::BringStrided(const PrefetchPlan& plan) noexcept {
                    "page {:#x} came back from the pool with other bytes than were sent", vpn.raw());
     parts_.metrics.Add(Metric::kFetchedPages);
     parts_.metrics.Add(Metric::kPrefetchedPages);
-    FillRun(*zone, index, 1, bytes);
+    FillRun(*zone, index, 1, bytes, FaultKind::kMissing);
   }
   return brought;
 }
 
-void Pager::LoadByReading(Zone& zone, uint32_t index) noexcept {
+void Pager::LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   Fetcher::DemandRead read;
   fetcher_.Begin(read, zone, index);
   ReadAhead(zone, index);
   const std::byte* const bytes = fetcher_.End(read, zone, index);
-  FillRun(zone, index, 1, bytes);
+  FillRun(zone, index, 1, bytes, kind);
   fetcher_.Release(read);
   fetcher_.PollWindows();
 }
@@ -381,7 +375,7 @@ bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kin
     parts_.zones.NoteFill(zone);
     const std::byte* const bytes =
         window->buffer + (size_t{run_begin - window->first} << kPageShift);
-    FillRun(zone, run_begin, end - run_begin, bytes);
+    FillRun(zone, run_begin, end - run_begin, bytes, kind);
     claimed = 0;
   };
   for (uint32_t i = window->first; i < window->first + window->count; ++i) {
@@ -390,8 +384,7 @@ bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kin
     const bool stands =
         now.state() == PageState::kStandby && now.staging_buffer() == word.staging_buffer();
     const bool has_frame = i == index || frames > 0;
-    if (!stands || !has_frame ||
-        !page.Take(now, i == index ? ClaimFor(kind, now) : now.ToLoading())) {
+    if (!stands || !has_frame || !page.Take(now, now.ToLoading())) {
       fill(i);
       if (stands && now.state() == PageState::kStandby && page.Take(now, now.StandbyToRemote())) {
         parts_.parker.Unpark(&page);
@@ -432,11 +425,18 @@ PageWord Pager::ResidentWord(PageWord loading) const noexcept {
   return loading.LoadedToResident(now, hot, CreditFor(hot));
 }
 
-bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count) noexcept {
-  // After the claims: a sweep that is not seen here sees the claims at its end.
-  bool guard = !zone.word.Load().swept() && zone.guard_score.load(std::memory_order_relaxed) >= 0;
-  for (uint32_t i = index; guard && i < index + count; ++i) guard = zone.pages[i].Load().guarded();
-  if (guard) return true;
+bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept {
+  const int32_t score = zone.guard_score.load(std::memory_order_relaxed);
+  // A store would fault again.
+  bool guard = kind != FaultKind::kMissingWrite && score >= 0;
+  for (uint32_t i = index; guard && i < index + count; ++i) {
+    PageWord word = zone.pages[i].Load();
+    if (word.guarded()) continue;
+    guard = score == Zone::kBestGuardScore && word.slot_valid() &&
+            zone.pages[i].Take(word, word.Guarded());
+  }
+  // After the words: a sweep that is not seen here sees them at its end.
+  if (guard && !zone.word.Load().swept()) return true;
   for (uint32_t i = index; i < index + count; ++i) {
     PageWord word = zone.pages[i].Load();
     while (word.guarded() && !zone.pages[i].Take(word, word.Unguarded())) {
@@ -445,8 +445,9 @@ bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count) noexcept {
   return false;
 }
 
-void Pager::FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes) noexcept {
-  const bool guard = DecideGuard(zone, index, count);
+void Pager::FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes,
+                    FaultKind kind) noexcept {
+  const bool guard = DecideGuard(zone, index, count, kind);
   SPIRITOS_PAUSE_POINT(kGuardDecided);
   if (guard) parts_.metrics.Add(Metric::kGuardedPages, count);
   PublishRun(zone, index, count,

@@ -88,9 +88,9 @@ class Pager final : public FaultSink {
   void LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept;
   // From a pool that is memory of this process: the page and the run that the
   // prefetcher names in one Fill, straight from the slots.
-  void LoadInPlace(Zone& zone, uint32_t index) noexcept;
+  void LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept;
   // From any other pool: reads ahead while the demanded page is on its way.
-  void LoadByReading(Zone& zone, uint32_t index) noexcept;
+  void LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept;
   // From a window that stands by: all of it in one Fill. False when it was gone.
   bool LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
 
@@ -107,10 +107,13 @@ class Pager final : public FaultSink {
   uint32_t ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t most,
                      int direction) noexcept;
   // Fills a run of claimed pages and ends the claims as the kernel's answer says.
-  void FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes) noexcept;
-  // Whether a run of claimed pages is filled guarded: if all of them ask for it and
-  // no sweep is on that may un-protect them. If not, none says guarded any more.
-  bool DecideGuard(Zone& zone, uint32_t index, uint32_t count) noexcept;
+  // `kind` is why the run is brought.
+  void FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte* bytes,
+               FaultKind kind) noexcept;
+  // Whether a run of claimed pages is filled guarded: if that seems to pay for all of
+  // them and no sweep is on that may un-protect them. If so, their words say guarded;
+  // if not, none does.
+  bool DecideGuard(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept;
   void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome) noexcept;
   PageWord ResidentWord(PageWord loading) const noexcept;
   void Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept;

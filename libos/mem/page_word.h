@@ -30,9 +30,9 @@
 // and pinning it exclude each other.
 //
 // A guarded page is write-protected and holds exactly what its slot holds, so it
-// can go without a look at its bytes. A page that went clean is filled guarded when
-// a load brings it back, on trial (Zone::guard_score); a frozen page that proves
-// clean is guarded from then on. The rule that carries it: nobody un-protects a page
+// can go without a look at its bytes. A page that a load brings is filled guarded
+// where that has paid so far (Zone::guard_score); a frozen page that proves clean is
+// guarded from then on. The rule that carries it: nobody un-protects a page
 // whose word says guarded. ToThawing() and Pinned() clear it, and the end of a sweep,
 // which un-protects a whole range, clears it in every word of the range first.
 //

@@ -34,15 +34,18 @@ struct Zone : ListLink {
   // took the zone off its list.
   uint32_t cursor = 0;
 
-  // Whether filling clean pages guarded pays in this zone: rises with each page that
-  // leaves clean, falls with each that leaves dirty and with each store into a
-  // guarded page. Guarded while it is not negative.
+  // Whether filling pages guarded pays in this zone: rises with each page that leaves
+  // clean, falls with each that leaves dirty and with each store into a guarded page.
+  // While it is not negative, pages that left clean come back guarded; while it is at
+  // its best, so do all that a load brings.
+  static constexpr int32_t kBestGuardScore = 64;
   std::atomic<int32_t> guard_score{0};
   void NoteStays(int32_t clean, int32_t dirty, int32_t broken) noexcept {
     // A store into a guarded page costs some ten times what a guarded departure saves.
     const int32_t score = guard_score.load(std::memory_order_relaxed);
     const int32_t next = score + clean - 4 * dirty - 8 * broken;
-    guard_score.store(std::clamp(next, -256, 64), std::memory_order_relaxed);
+    guard_score.store(std::clamp(next, -kBestGuardScore, kBestGuardScore),
+                      std::memory_order_relaxed);
   }
 
   // When it was put on its list, in ZoneLists' count. Guarded by the list's lock.
