@@ -57,7 +57,7 @@ uint64_t NextRandom(uint64_t* state) {
   return *state;
 }
 
-// {wall ns, faults, CPU ns, shootdowns, evicted pages, fault p50, p99, p999}
+// {wall ns, faults, CPU ns, shootdowns, evicted pages, fault p50, p99, p999, guarded pages}
 std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
   auto options =
       OptionsFromEnvironment({.budget = Bytes(static_cast<uint64_t>(
@@ -86,7 +86,7 @@ std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
     for (uint64_t i = 0; i < operations; ++i) {
       const uint64_t page = shape.once ? order[i] : NextRandom(&state) % pages;
       if (shape.write) {
-        *word(page) = page + 1;
+        *word(page) = (i << 32) + page + 1;  // Another value every time.
       } else {
         SPIRITOS_CHECK(*word(page) == page + 1, "page {} holds {}", page, *word(page));
       }
@@ -103,6 +103,11 @@ std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
   timespec cpu_end;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_end);
   const Stats after = (*space)->GetStats();
+  for (uint64_t page = 0; page < pages; ++page) {
+    SPIRITOS_CHECK(static_cast<uint32_t>(*word(page)) == page + 1 &&
+                       word(page)[256] == page * 0x9E3779B97F4A7C15ull + 1,
+                   "page {} holds {}", page, *word(page));
+  }
   const Histogram faults = after.fault_ns.Since(before.fault_ns);
   const auto delta = [&](Metric metric) {
     return static_cast<double>(after[metric] - before[metric]);
@@ -115,7 +120,8 @@ std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
           delta(Metric::kEvictedPages),
           static_cast<double>(faults.Quantile(0.5)),
           static_cast<double>(faults.Quantile(0.99)),
-          static_cast<double>(faults.Quantile(0.999))};
+          static_cast<double>(faults.Quantile(0.999)),
+          delta(Metric::kGuardedPages)};
 }
 
 // Loops per second of `threads` threads that only compute.
@@ -140,7 +146,7 @@ struct Series {
   std::vector<double> free_frames, free_p50;
   std::vector<double> read, read_cpu, read_p99, read_p999, write;
   std::vector<double> one_rate, two_rate, one_compute, two_compute, two_p99;
-  std::vector<double> shootdowns;
+  std::vector<double> shootdowns, guarded;
 };
 
 void Collect(const Settings& settings, Series* s) {
@@ -172,6 +178,7 @@ void Collect(const Settings& settings, Series* s) {
     s->read_p999.push_back(read[7]);
     s->one_rate.push_back(1e9 * static_cast<double>(settings.operations) / read[0]);
     s->shootdowns.push_back(read[3] / read[4]);
+    s->guarded.push_back(read[8] / read[1]);
     const auto write = run("random write", [&] { return MeasureSpace(settings, {.write = true}); });
     s->write.push_back(write[0] / write[1]);
     const auto two = run("two threads", [&] { return MeasureSpace(settings, {.threads = 2}); });
@@ -234,7 +241,8 @@ int Main(int argc, char** argv) {
   row("  p99 in the handler", s.two_p99, "ns", 0, 0, true);
   fmt::print("{}", table.ToText());
   fmt::print("two threads: {:.2f}x one; two compute loops: {:.2f}x one\n", scaling, compute);
-  fmt::print("shootdowns per evicted page: {:.4f} (random read)\n", Median(s.shootdowns));
+  fmt::print("shootdowns per evicted page: {:.4f} (random read); {:.0f} % of faults fill guarded\n",
+             Median(s.shootdowns), 100 * Median(s.guarded));
   json.Close();
   return SaveFigures(settings.json, json);
 }

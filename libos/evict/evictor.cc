@@ -19,6 +19,7 @@ constexpr uint64_t kReviewNs = 5'000'000;
 // goes in parts: a whole one, all written, would let faults wait 2 ms for its
 // first frame.
 constexpr uint32_t kSweepVictims = 256;
+constexpr uint64_t kStaleReviews = 8;
 // Shares of CPU are judged over at least this much work.
 constexpr uint64_t kShareWindowNs = 2'000'000;
 
@@ -111,23 +112,33 @@ void Evictor::FinishOne(uint32_t slot) {
   guards_[slot].reset();
 }
 
+void Evictor::Review(uint64_t now) {
+  const uint64_t window = now - reviewed_at_;
+  const uint64_t busy = busy_ns_ + (now - busy_from_);
+  reviewed_at_ = busy_from_ = now;
+  busy_ns_ = 0;
+  placement_.Update();
+  if (window > kStaleReviews * kReviewNs) return;  // It says little about now.
+  if (list_ == 0) group_.ConsiderScaling();
+  if (placement_.crowded()) group_.ReportCrowded(busy, window);
+}
+
 void Evictor::Work() {
   const uint32_t depth = group_.options_.pipeline;
   uint32_t head = 0;  // The oldest sweep in flight.
   uint32_t in_flight = 0;
   uint64_t window_begin = NowNs();
+  busy_from_ = window_begin;
   uint64_t cpu_begin = ThreadCpuNs();
   uint64_t waited_ns = 0;
-  uint64_t reviewed_at = 0;
   uint64_t expected = 0;  // Frames that sweeps in flight will free.
   const FreeFramePool& frames = group_.context_.frames;
 
   while (!stopping_.load(std::memory_order_relaxed)) {
     const uint64_t now = NowNs();
-    if (now - reviewed_at > kReviewNs) {
-      placement_.Update();
-      if (list_ == 0 && reviewed_at != 0) group_.ConsiderScaling();
-      reviewed_at = now;
+    if (now - reviewed_at_ > kReviewNs) {
+      Review(now);
+      if (group_.passive()) break;
     }
     if (now - window_begin > kShareWindowNs) {
       const uint64_t cpu = ThreadCpuNs();
@@ -174,6 +185,7 @@ void Evictor::Work() {
     FinishOne(head);
   }
   const uint64_t end = NowNs();
+  busy_ns_ += end - busy_from_;
   if (end - window_begin > kShareWindowNs / 8) {
     group_.context_.metrics.Add(Metric::kEvictorBusyNs, end - window_begin - waited_ns);
     group_.context_.metrics.Add(Metric::kEvictorCpuNs, ThreadCpuNs() - cpu_begin);

@@ -45,6 +45,8 @@ class Evictor {
   void Work();
   bool BeginOne(uint32_t slot);
   void FinishOne(uint32_t slot);
+  // Every few milliseconds of work: where to run, how many evictors, whether at all.
+  void Review(uint64_t now);
 
   EvictorGroup& group_;
   const uint32_t list_;
@@ -53,6 +55,9 @@ class Evictor {
   std::array<std::optional<Epoch::Guard>, kMaxPipeline> guards_;
   CorePlacement placement_;
   uint32_t fruitless_ = 0;  // Zones in a row that had no victim.
+  uint64_t reviewed_at_ = 0;
+  uint64_t busy_from_ = 0;  // Since when it is at work, or the last review.
+  uint64_t busy_ns_ = 0;    // At work before that and after the last review.
   std::thread thread_;
   std::atomic<bool> stopping_{false};
   std::atomic<uint32_t> sleeping_{0};  // 1 = asleep; a futex word.

@@ -262,6 +262,17 @@ void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
     passive_spell_ns_.store(0, std::memory_order_relaxed);
     return;
   }
+  BeginPassiveSpell();
+}
+
+void EvictorGroup::ReportCrowded(uint64_t busy_ns, uint64_t window_ns) noexcept {
+  // On a single CPU an evictor sweeps cheaper, whole zones at a time, than the one
+  // thread that runs there would; on more it slows one thread for the others.
+  if (options_.assist != EvictOptions::Assist::kMeasured || UsableCores() < 2) return;
+  if (busy_ns * 8 > window_ns) BeginPassiveSpell();
+}
+
+void EvictorGroup::BeginPassiveSpell() noexcept {
   const uint64_t last = passive_spell_ns_.load(std::memory_order_relaxed);
   const uint64_t spell = last == 0 ? kFirstSpellNs : std::min(2 * last, kLongestSpellNs);
   passive_spell_ns_.store(spell, std::memory_order_relaxed);

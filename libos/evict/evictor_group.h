@@ -6,11 +6,12 @@
 //   - evictors are slower than faults: faults stall though evictors run. The
 //     group starts another evictor (up to max_evictors) when CPUs are idle, and
 //     stops it when it has had no work for a while.
-//   - evictors get no CPU: as many threads fault as there are CPUs. An evictor
-//     that got less than 3/4 of its time while faults stalled makes the group
-//     passive for a while: evictors are left asleep and the fault that finds few
-//     frames sweeps a part of a zone. Passive spells are retried, longer each time
-//     while starved.
+//   - evictors have no CPU of their own: as many threads fault as there are CPUs.
+//     An evictor that got less than 3/4 of its time while faults stalled, or that
+//     takes more than an eighth of the time from threads that all fault, makes the
+//     group passive for a while: evictors are left asleep and the fault that finds
+//     few frames sweeps a part of a zone, so that each thread pays for its own.
+//     Passive spells are retried, longer each time while nothing changed.
 // A fault without a frame chooses between waiting its turn and sweeping by what
 // the last ones cost, and tries the dearer one now and then.
 #pragma once
@@ -83,8 +84,11 @@ class EvictorGroup {
   // Sweeps a part of the oldest zone in the calling thread; frames freed.
   uint32_t SweepInline() noexcept;
   bool ShouldSweepInline() noexcept;
-  // Evictors report how much of their working time was CPU time.
+  // Evictors report how much of their working time was CPU time...
   void ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept;
+  // ... and, where every CPU sees faults, how much of all time they work.
+  void ReportCrowded(uint64_t busy_ns, uint64_t window_ns) noexcept;
+  void BeginPassiveSpell() noexcept;
   void ConsiderScaling() noexcept;
   bool WorkWanted() const noexcept;
   Pressure PressureAfter(uint32_t fruitless) const noexcept;
