@@ -75,7 +75,6 @@ std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
     word(page)[256] = page * 0x9E3779B97F4A7C15ull + 1;
   }
   if (shape.once) SPIRITOS_CHECK((*space)->Evict(region).ok(), "evicting everything");
-  const Stats before = (*space)->GetStats();
   const uint64_t operations = shape.once ? pages : settings.operations;
   std::vector<uint32_t> order(shape.once ? pages : 0);
   std::iota(order.begin(), order.end(), 0u);
@@ -92,13 +91,18 @@ std::vector<double> MeasureSpace(const Settings& settings, const Shape& shape) {
       }
     }
   };
+  const auto run_threads = [&] {
+    std::vector<std::thread> threads;
+    for (uint32_t t = 1; t < shape.threads; ++t) threads.emplace_back(body, t);
+    body(0);
+    for (std::thread& thread : threads) thread.join();
+  };
+  if (!shape.once) run_threads();  // To the steady state.
+  const Stats before = (*space)->GetStats();
   timespec cpu_begin;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_begin);
   const uint64_t begin = NowNs();
-  std::vector<std::thread> threads;
-  for (uint32_t t = 1; t < shape.threads; ++t) threads.emplace_back(body, t);
-  body(0);
-  for (std::thread& thread : threads) thread.join();
+  run_threads();
   const uint64_t wall = NowNs() - begin;
   timespec cpu_end;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu_end);
