@@ -15,18 +15,6 @@ namespace {
 // than its place among the others says.
 constexpr uint16_t kSoonTicks = 32;
 
-// Faults in a row of one thread on one resident page: after so many the page is
-// un-protected without a reason, and after so many it is asked for by a Fill.
-constexpr uint32_t kRepeatsToThaw = 2;
-constexpr uint32_t kRepeatsToFill = 4;
-
-struct RepeatedFault {
-  uint64_t vpn = 0;
-  uint32_t times = 0;
-};
-// Initial-exec, so that a handler's first use does not allocate.
-[[gnu::tls_model("initial-exec")]] thread_local RepeatedFault repeated;
-
 // A slot's bytes are cold. Asked for before the claim, the first of them arrive
 // while it is made; asked for a page ahead, the rest of a run keeps coming.
 constexpr size_t kPageLines = kPageSize / kCacheLine;
@@ -39,8 +27,6 @@ template <size_t kLines>
 void WarmPage(const std::byte* page) {
   for (size_t line = 0; line < kLines; ++line) __builtin_prefetch(page + line * kCacheLine, 0, 2);
 }
-
-uint32_t CreditFor(uint32_t hot) { return (1u << hot) - 1; }
 
 }  // namespace
 
@@ -422,7 +408,7 @@ PageWord Pager::ResidentWord(PageWord loading) const noexcept {
     const bool soon = static_cast<uint16_t>(now - loading.age()) < kSoonTicks;
     hot = soon ? std::min(hot + 1, PageWord::kMaxHot) : hot - (hot != 0);
   }
-  return loading.LoadedToResident(now, hot, CreditFor(hot));
+  return loading.LoadedToResident(now, hot, PageWord::CreditFor(hot));
 }
 
 bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept {
@@ -483,7 +469,7 @@ void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
     // Somebody mapped it behind our back: its bytes stand, no slot has them, and
     // its frame is the one that was taken for it.
     AtomicPageWord& page = zone.pages[index + done];
-    page.Publish(ResidentWord(page.Load()).WithSlotValid(false).Unguarded());
+    page.Publish(ResidentWord(page.Load()).WithSlotValid(false));
     parts_.parker.Unpark(&page);
     static_cast<void>(fault_->Thaw({zone.vpn(index + done), 1}));
     ++done;
@@ -497,62 +483,6 @@ void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
   if (done < count) parts_.cache.Give(count - done);
 }
 
-bool Pager::Thaw(Zone& zone, uint32_t index, PageWord word) noexcept {
-  AtomicPageWord& page = zone.pages[index];
-  if (!page.Take(word, word.ToThawing())) return false;
-  SPIRITOS_PAUSE_POINT(kRescueClaimed);
-  const uint16_t now = parts_.frames.now();
-  const uint32_t hot = std::min(word.hot() + 1, PageWord::kMaxHot);
-  const auto publish = [&] {
-    // The end of a write may clear its flag meanwhile: hence a loop.
-    PageWord thawing = page.Load();
-    while (!page.Take(thawing, thawing.ThawedToResident(now, hot, CreditFor(hot)))) {
-    }
-    parts_.parker.Unpark(&page);
-  };
-  if (SPIRITOS_PLANTED(kUnprotectAfterResident)) {
-    publish();
-    SPIRITOS_PAUSE_POINT(kRescueClaimed);
-  }
-  const MapOutcome outcome = fault_->Thaw({zone.vpn(index), 1});
-  SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
-                 "un-protecting page {:#x} failed with errno {}", zone.vpn(index).raw(),
-                 outcome.error);
-  if (!SPIRITOS_PLANTED(kUnprotectAfterResident)) publish();
-  return true;
-}
-
-FaultOutcome Pager::ResolveResident(Zone& zone, uint32_t index, PageWord word,
-                                    FaultKind kind) noexcept {
-  const Vpn vpn = zone.vpn(index);
-  repeated.times = repeated.vpn == vpn.raw() ? repeated.times + 1 : 0;
-  repeated.vpn = vpn.raw();
-  if (repeated.times >= kRepeatsToFill && kind != FaultKind::kWriteProtect) {
-    PageWord claimed = word;
-    if (!zone.pages[index].Take(claimed, claimed.ToThawing())) return FaultOutcome::kRetry;
-    const MapOutcome filled = fault_->Fill(vpn, 1, zeroes_, FillMode::kWritable);
-    if (filled.result == MapResult::kOk) parts_.metrics.Add(Metric::kLostPages);
-    static_cast<void>(fault_->Thaw({vpn, 1}));
-    PageWord thawing = zone.pages[index].Load();
-    while (!zone.pages[index].Take(
-        thawing, thawing.ThawedToResident(parts_.frames.now(), word.hot(), word.credit()))) {
-    }
-    parts_.parker.Unpark(&zone.pages[index]);
-    return FaultOutcome::kMapped;
-  }
-  const bool absent = kind == FaultKind::kMissing || kind == FaultKind::kMissingWrite;
-  const bool explained = kind == FaultKind::kWriteProtect || zone.word.Load().swept() ||
-                         repeated.times >= kRepeatsToThaw;
-  if (absent || !explained) {  // Somebody else has brought it or thawed it.
-    parts_.metrics.Add(Metric::kSpuriousFaults);
-    return FaultOutcome::kRetry;
-  }
-  if (!Thaw(zone, index, word)) return FaultOutcome::kRetry;
-  parts_.metrics.Add(word.guarded() ? Metric::kGuardBreaks : Metric::kUnfreezes);
-  if (word.guarded()) zone.NoteStays(0, 0, 1);
-  return FaultOutcome::kMapped;
-}
-
 uint32_t Pager::BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept {
   uint32_t brought = 0;
   for (uint32_t i = index; i < index + count; ++i) {
@@ -562,53 +492,6 @@ uint32_t Pager::BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept {
     ++brought;
   }
   return brought;
-}
-
-bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
-  bool guarded = false;
-  for (uint32_t i = begin; i < end; ++i) {
-    AtomicPageWord& page = zone.pages[i];
-    while (true) {
-      PageWord word = page.Load();
-      if (word.state() != PageState::kResident) {
-        if (Serve(zone, i, FaultKind::kUnknown) != FaultOutcome::kNotOurs) continue;
-        UnpinWords(zone, begin, i);
-        return false;
-      }
-      if (!page.Take(word, word.Pinned())) continue;
-      guarded = guarded || word.guarded();
-      break;
-    }
-  }
-  // After the pages: see ZoneWord. The answer says whether a sweep may have
-  // protected them.
-  const bool swept = zone.word.AddPins(end - begin).swept();
-  if (!swept && !guarded) return true;
-  parts_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
-  // Pinned pages are no victims, so no claim is needed to un-protect them.
-  const MapOutcome outcome = fault_->Thaw({zone.vpn(begin), end - begin});
-  SPIRITOS_CHECK(outcome.result == MapResult::kOk || outcome.result == MapResult::kGone,
-                 "un-protecting {} pinned pages at {:#x} failed with errno {}", end - begin,
-                 zone.vpn(begin).raw(), outcome.error);
-  return true;
-}
-
-void Pager::UnpinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
-  zone.word.RemovePins(end - begin);
-  UnpinWords(zone, begin, end);
-}
-
-void Pager::UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept {
-  for (uint32_t i = begin; i < end; ++i) {
-    AtomicPageWord& page = zone.pages[i];
-    PageWord word = page.Load();
-    do {
-      SPIRITOS_CHECK(
-          word.pins() != 0 &&
-              (word.state() == PageState::kResident || word.state() == PageState::kThawing),
-          "page {:#x} is unpinned but not pinned (word {:#x})", zone.vpn(i).raw(), word.raw());
-    } while (!page.Take(word, word.Unpinned()));
-  }
 }
 
 void Pager::EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept {

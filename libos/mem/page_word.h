@@ -91,6 +91,8 @@ class PageWord {
 
   static constexpr uint32_t kMaxAux = (1u << 24) - 1;
   static constexpr uint32_t kMaxHot = 4;
+  // Sweeps that a page this hot survives.
+  static constexpr uint32_t CreditFor(uint32_t hot) { return (1u << hot) - 1; }
 
   // Arrows: each returns the word at its head. What is not named is carried.
   constexpr PageWord ToLoading() const { return WithState(PageState::kLoading).WithAux(0); }
@@ -129,13 +131,13 @@ class PageWord {
 
   // Changes within a state.
   constexpr PageWord WritePosted() const {
-    return With(kWriteInFlight, true).With(kSlotValid, false).With(kZero, false);
+    return With(kWriteInFlight, true).WithSlotValid(false).With(kZero, false);
   }
   constexpr PageWord WriteAcknowledged() const {
     return With(kWriteInFlight, false).With(kSlotValid, true);
   }
   constexpr PageWord WriteForgotten() const { return With(kWriteInFlight, false); }
-  constexpr PageWord FoundZero() const { return With(kZero, true).With(kSlotValid, false); }
+  constexpr PageWord FoundZero() const { return With(kZero, true).WithSlotValid(false); }
   constexpr PageWord Guarded() const { return With(kGuarded, true); }
   constexpr PageWord Unguarded() const { return With(kGuarded, false); }
   constexpr PageWord Pinned() const {
@@ -145,7 +147,10 @@ class PageWord {
   constexpr PageWord Spared(uint16_t now) const {
     return WithHeat(hot(), credit() - 1).WithAge(now);
   }
-  constexpr PageWord WithSlotValid(bool valid) const { return With(kSlotValid, valid); }
+  // A page cannot equal a slot that is not valid.
+  constexpr PageWord WithSlotValid(bool valid) const {
+    return (valid ? *this : Unguarded()).With(kSlotValid, valid);
+  }
   constexpr PageWord WithGeneration(uint8_t generation) const {
     return PageWord((raw_ & ~(uint64_t{0xFF} << 8)) | (uint64_t{generation} << 8));
   }

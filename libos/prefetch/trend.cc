@@ -13,6 +13,8 @@ constexpr uint32_t kTrendWindow = 4;
 }  // namespace
 
 int64_t FindTrend(const FaultHistory& history) noexcept {
+  // More than half of a row cannot be alike without two neighbours that are.
+  if (history.since_repeat() + 1 >= FaultHistory::kSize / 2) return 0;
   for (uint32_t window = FaultHistory::kSize / 4; window < FaultHistory::kSize; window *= 2) {
     int64_t candidate = 0;
     uint32_t votes = 0;

@@ -153,6 +153,23 @@ TEST_CASE("a pin takes the guard off: the kernel may write", "[space][guard]") {
   CHECK(rig.Word(4) == 5);
 }
 
+TEST_CASE("the kernel may write into a guarded page where handler threads serve it",
+          "[space][guard]") {
+  const GuardRig rig(FaultMode::kThread);
+  rig.ReadUntilGuarded(1);
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  for (uint64_t page = 3; page < 9; ++page) {
+    const uint64_t value = page * 100;
+    REQUIRE(write(ends[1], &value, sizeof(value)) == sizeof(value));
+    CHECK(read(ends[0], rig.region.begin + page * kPageSize, sizeof(value)) == sizeof(value));
+  }
+  close(ends[0]);
+  close(ends[1]);
+  rig.Evict();
+  for (uint64_t page = 3; page < 9; ++page) CHECK(rig.Word(page) == page * 100);
+}
+
 TEST_CASE("a guarded page whose memory is discarded by others reads as zeroes, and is counted",
           "[space][guard]") {
   const GuardRig rig;

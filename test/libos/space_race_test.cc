@@ -195,8 +195,13 @@ TEST_CASE("many faults on one page fetch it once", "[space][race][uffd]") {
     });
     CHECK(wrong == 0);
     const Stats stats = space.GetStats();
-    CHECK(stats[Metric::kFetches] == rounds);
-    CHECK(pool.reads() == rounds);
+    INFO("mode " << (mode == FaultMode::kSigbus ? "sigbus" : "thread"));
+    // A handler thread that was overtaken serves its event when nobody waits for it
+    // any more, and the page may have left again: it cannot know.
+    const uint64_t overtaken = mode == FaultMode::kThread ? 1 + rounds / 50 : 0;
+    CHECK(stats[Metric::kFetches] >= rounds);
+    CHECK(stats[Metric::kFetches] <= rounds + overtaken);
+    CHECK(pool.reads() == stats[Metric::kFetches]);
     CHECK(pool.trespasses().empty());
   }
 }

@@ -63,8 +63,9 @@ TEST_CASE("a copy that meets a page says how far it came, then what stopped it",
   CHECK(none.bytes == 0);
   CHECK(none.error == EEXIST);
   CHECK(rig->byte(4) == 'a');
-  CHECK(rig->uffd.Copy(rig->page(6), reinterpret_cast<const std::byte*>(8), 1, false, false).error ==
-        EFAULT);
+  CHECK(
+      rig->uffd.Copy(rig->page(6), reinterpret_cast<const std::byte*>(8), 1, false, false).error ==
+      EFAULT);
 }
 
 TEST_CASE("a move carries bytes and leaves its origin absent", "[fault][uffd]") {

@@ -21,6 +21,7 @@ struct Fields {
   bool valid = false;
   bool zero = false;
   bool in_flight = false;
+  bool guarded = false;
   uint32_t generation = 0;
   uint32_t hot = 0;
   uint32_t credit = 0;
@@ -29,16 +30,17 @@ struct Fields {
 
   PageWord Word() const {
     return PageWord(static_cast<uint64_t>(state) | uint64_t{valid} << 4 | uint64_t{zero} << 5 |
-                    uint64_t{in_flight} << 6 | uint64_t{generation} << 8 | uint64_t{hot} << 16 |
-                    uint64_t{credit} << 20 | uint64_t{age} << 24 | uint64_t{aux} << 40);
+                    uint64_t{in_flight} << 6 | uint64_t{guarded} << 7 | uint64_t{generation} << 8 |
+                    uint64_t{hot} << 16 | uint64_t{credit} << 20 | uint64_t{age} << 24 |
+                    uint64_t{aux} << 40);
   }
   bool operator==(const Fields&) const = default;
 };
 
 Fields Read(PageWord word) {
-  return {word.state(),           word.slot_valid(), word.zero(),
-          word.write_in_flight(), word.generation(), word.hot(),
-          word.credit(),          word.age(),        word.pins()};
+  return {word.state(),   word.slot_valid(), word.zero(), word.write_in_flight(),
+          word.guarded(), word.generation(), word.hot(),  word.credit(),
+          word.age(),     word.pins()};
 }
 
 constexpr uint32_t kStates = static_cast<uint32_t>(PageState::kHole) + 1;
@@ -49,6 +51,7 @@ Fields RandomFields(std::mt19937_64& random) {
   f.valid = random() % 2 != 0;
   f.zero = random() % 2 != 0;
   f.in_flight = random() % 2 != 0;
+  f.guarded = random() % 2 != 0;
   f.generation = random() & 0xff;
   f.hot = random() & 0xf;
   f.credit = random() & 0xf;
@@ -69,11 +72,12 @@ void ForEveryValue(std::mt19937_64& random, Visit&& visit) {
       }
     }
   };
-  each(kStates * 8, [](Fields& f, uint32_t v) {
-    f.state = static_cast<PageState>(v / 8);
+  each(kStates * 16, [](Fields& f, uint32_t v) {
+    f.state = static_cast<PageState>(v / 16);
     f.valid = (v & 1) != 0;
     f.zero = (v & 2) != 0;
     f.in_flight = (v & 4) != 0;
+    f.guarded = (v & 8) != 0;
   });
   each(0x100, [](Fields& f, uint32_t v) { f.generation = v; });
   each(0x10, [](Fields& f, uint32_t v) { f.hot = v; });
@@ -122,6 +126,7 @@ const std::vector<Arrow> kArrows = {
     {"ToThawing",
      [](Fields f, ARGS) {
        f.state = PageState::kThawing;
+       f.guarded = false;  // It is about to be un-protected.
        return f;
      },
      [](PageWord w, ARGS) { return w.ToThawing(); }},
@@ -201,7 +206,7 @@ const std::vector<Arrow> kArrows = {
     {"WritePosted",
      [](Fields f, ARGS) {
        f.in_flight = true;
-       f.valid = f.zero = false;
+       f.valid = f.zero = f.guarded = false;
        return f;
      },
      [](PageWord w, ARGS) { return w.WritePosted(); }},
@@ -221,17 +226,30 @@ const std::vector<Arrow> kArrows = {
     {"FoundZero",
      [](Fields f, ARGS) {
        f.zero = true;
-       f.valid = false;
+       f.valid = f.guarded = false;
        return f;
      },
      [](PageWord w, ARGS) { return w.FoundZero(); }},
     {"Pinned",
      [](Fields f, ARGS) {
        ++f.aux;
+       f.guarded = false;
        return f;
      },
      [](PageWord w, ARGS) { return w.Pinned(); },
      [](const Fields& f) { return f.aux < PageWord::kMaxAux; }},
+    {"Guarded",
+     [](Fields f, ARGS) {
+       f.guarded = true;
+       return f;
+     },
+     [](PageWord w, ARGS) { return w.Guarded(); }},
+    {"Unguarded",
+     [](Fields f, ARGS) {
+       f.guarded = false;
+       return f;
+     },
+     [](PageWord w, ARGS) { return w.Unguarded(); }},
     {"Unpinned",
      [](Fields f, ARGS) {
        --f.aux;
@@ -248,6 +266,7 @@ const std::vector<Arrow> kArrows = {
     {"WithSlotValid",
      [](Fields f, ARGS) {
        f.valid = hot % 2 != 0;
+       f.guarded = f.guarded && f.valid;
        return f;
      },
      [](PageWord w, ARGS) { return w.WithSlotValid(hot % 2 != 0); }},
@@ -267,15 +286,14 @@ TEST_CASE("fields lie where the drawing says and do not overlap", "[mem]") {
   CHECK(wrong == 0);
   uint64_t seen = 0;
   for (unsigned bit = 0; bit < 64; ++bit) {
-    // Each bit shows in one field at most; the drawing leaves bit 7 unused.
     const Fields f = Read(PageWord(uint64_t{1} << bit));
-    const int shown = (f.state != PageState::kEmpty) + f.valid + f.zero + f.in_flight +
+    const int shown = (f.state != PageState::kEmpty) + f.valid + f.zero + f.in_flight + f.guarded +
                       (f.generation != 0) + (f.hot != 0) + (f.credit != 0) + (f.age != 0) +
                       (f.aux != 0);
-    CHECK(shown == (bit == 7 ? 0 : 1));
+    CHECK(shown == 1);
     seen += static_cast<uint64_t>(shown);
   }
-  CHECK(seen == 63);
+  CHECK(seen == 64);
   CHECK(PageWord(Fields{.aux = 77}.Word()).staging_buffer() == 76);
   CHECK(PageWord() == Fields{}.Word());
 }
