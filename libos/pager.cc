@@ -438,20 +438,22 @@ void Pager::FillRun(Zone& zone, uint32_t index, uint32_t count, const std::byte*
   if (guard) parts_.metrics.Add(Metric::kGuardedPages, count);
   PublishRun(zone, index, count,
              fault_->Fill(zone.vpn(index), count, bytes,
-                          guard ? FillMode::kProtected : FillMode::kWritable));
+                          guard ? FillMode::kProtected : FillMode::kWritable),
+             guard);
 }
 
-void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count,
-                       const MapOutcome& outcome) noexcept {
+void Pager::PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome,
+                       bool guarded) noexcept {
   uint32_t done = outcome.result == MapResult::kOk ? count : outcome.done;
   for (uint32_t i = 0; i < done; ++i) {
     AtomicPageWord& page = zone.pages[index + i];
     PageWord loading = page.Load();
-    if (!loading.guarded()) {
+    if (!guarded) {
       page.Publish(ResidentWord(loading));
-    } else {  // A sweep that ends may clear it meanwhile.
-      while (!page.Take(loading, ResidentWord(loading))) {
-      }
+    } else if (!loading.guarded() || !page.Take(loading, ResidentWord(loading))) {
+      // A sweep that ended has taken the mark, perhaps before the Fill protected.
+      static_cast<void>(fault_->Thaw({zone.vpn(index + i), 1}));
+      page.Publish(ResidentWord(page.Load()));
     }
     parts_.parker.Unpark(&page);
   }

@@ -114,7 +114,8 @@ class Pager final : public FaultSink {
   // them and no sweep is on that may un-protect them. If so, their words say guarded;
   // if not, none does.
   bool DecideGuard(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept;
-  void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome) noexcept;
+  void PublishRun(Zone& zone, uint32_t index, uint32_t count, const MapOutcome& outcome,
+                  bool guarded) noexcept;
   PageWord ResidentWord(PageWord loading) const noexcept;
   void Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept;
   bool Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noexcept;

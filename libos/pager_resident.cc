@@ -78,7 +78,6 @@ FaultOutcome Pager::ResolveResident(Zone& zone, uint32_t index, PageWord word,
 }
 
 bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
-  bool guarded = false;
   for (uint32_t i = begin; i < end; ++i) {
     AtomicPageWord& page = zone.pages[i];
     while (true) {
@@ -88,15 +87,17 @@ bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
         UnpinWords(zone, begin, i);
         return false;
       }
-      if (!page.Take(word, word.Pinned())) continue;
-      guarded = guarded || word.guarded();
-      break;
+      // Before the pin: another pinner that finds it pinned may rely on it at once.
+      if (word.guarded()) {
+        static_cast<void>(Thaw(zone, i, word));  // Lost to a sweep or a store: look again.
+        continue;
+      }
+      if (page.Take(word, word.Pinned())) break;
     }
   }
   // After the pages: see ZoneWord. The answer says whether a sweep may have
   // protected them.
-  const bool swept = zone.word.AddPins(end - begin).swept();
-  if (!swept && !guarded) return true;
+  if (!zone.word.AddPins(end - begin).swept()) return true;
   parts_.parker.Wait(&zone.word, [&] { return zone.word.Load().stage() != ZoneStage::kFreezing; });
   // Pinned pages are no victims, so no claim is needed to un-protect them.
   const MapOutcome outcome = fault_->Thaw({zone.vpn(begin), end - begin});
