@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
 
 #include "libos/base/clock.h"
 #include "libos/base/fd.h"
@@ -223,7 +224,50 @@ std::string FormatMachine(const MachineInfo& machine) {
                      machine.load, machine.huge_pages, machine.lru);
 }
 
+namespace {
+
+// Ticks of all CPUs since boot, of proc(5): all kinds, and what the host took.
+struct CpuTicks {
+  uint64_t all = 0;
+  uint64_t stolen = 0;
+};
+CpuTicks ReadCpuTicks() {
+  CpuTicks ticks;
+  std::istringstream stat(ReadTextFile("/proc/stat").value_or(""));
+  std::string name;
+  stat >> name;
+  constexpr int kStealColumn = 7;  // After it come guests, which count as user time too.
+  uint64_t value = 0;
+  for (int column = 0; column <= kStealColumn && stat >> value; ++column) {
+    ticks.all += value;
+    if (column == kStealColumn) ticks.stolen = value;
+  }
+  return ticks;
+}
+CpuTicks at_start;
+
+}  // namespace
+
+double StolenShare() {
+  const CpuTicks now = ReadCpuTicks();
+  const uint64_t all = now.all - at_start.all;
+  return all == 0 ? 0
+                  : static_cast<double>(now.stolen - at_start.stolen) / static_cast<double>(all);
+}
+
+void PrintStolenShare(std::FILE* out) {
+  const double share = StolenShare();
+  constexpr double kTooMuch = 0.02;
+  if (share > kTooMuch) {
+    fmt::print(out,
+               "warning: the host took {:.1f} % of the CPUs' time meanwhile (steal); figures "
+               "scatter, repeat the run\n",
+               100 * share);
+  }
+}
+
 MachineInfo PrintMachine(std::FILE* out) {
+  at_start = ReadCpuTicks();
   const MachineInfo machine = DescribeMachine();
   fmt::print(out, "{}\n", FormatMachine(machine));
   for (const std::string& warning : MachineWarnings(machine))
@@ -322,6 +366,7 @@ Json& Json::Value(bool truth) {
 }
 
 int SaveFigures(const std::string& path, const Json& json) {
+  PrintStolenShare(stdout);
   if (path.empty()) return 0;
   const absl::Status status = SaveTextFile(path, json.text());
   if (status.ok()) return 0;

@@ -80,6 +80,10 @@ std::string FormatMachine(const MachineInfo& machine);
 std::vector<std::string> MachineWarnings(const MachineInfo& machine);
 // What every benchmark begins with: the machine and the warnings.
 MachineInfo PrintMachine(std::FILE* out);
+// Of all CPUs' time since PrintMachine(), what a host gave to others: 0 to 1. Says
+// so if it is enough to spoil figures.
+double StolenShare();
+void PrintStolenShare(std::FILE* out);
 
 // ---- Output -----------------------------------------------------------------
 
@@ -118,8 +122,8 @@ class Json {
   std::string open_;  // Closing brackets still owed.
 };
 
-// What every benchmark ends with: the file for --json, if one is asked for; the
-// program's exit status.
+// What every benchmark ends with: what the host took meanwhile; the file for --json,
+// if one is asked for; the program's exit status.
 int SaveFigures(const std::string& path, const Json& json);
 
 // Says on stderr how far a long benchmark is: one line that rewrites itself on

@@ -154,16 +154,16 @@ int Main(int argc, char** argv) {
       const FloorCosts c = MeasureFloor(static_cast<uint32_t>(settings.far_mib * 256), run);
       return {c.fault_ns, c.signal_ns, c.copy_ns};
     });
-    if (numbers.ok()) {
-      to->push_back(
-          {.fault_ns = (*numbers)[0], .signal_ns = (*numbers)[1], .copy_ns = (*numbers)[2]});
-    } else {
-      progress.Note(MessageOf(numbers.status()));
+    if (!numbers.ok()) {
+      progress.Note(fmt::format("floor: {}", MessageOf(numbers.status())));
+      return false;
     }
+    to->push_back(
+        {.fault_ns = (*numbers)[0], .signal_ns = (*numbers)[1], .copy_ns = (*numbers)[2]});
+    return true;
   };
   for (uint32_t r = 0; r < settings.runs; ++r) {
-    floor(1, &single);
-    floor(kRun, &runs);
+    if (!floor(1, &single) || !floor(kRun, &runs)) return 1;
     for (Series& series : all) {
       progress.Step(series.name);
       const auto numbers = RunIsolated([&] { return Measure(settings, series.pattern); });

@@ -184,18 +184,17 @@ std::vector<double> MeasureSweeps(const Settings& settings) {
   const Spinner spinner(1);
   std::vector<double> figures;
   uint64_t written = 0;
-  for (const bool dirty : {true, false}) {
+  enum { kWarmUp, kDirty, kClean };  // The first sweep also meets the pool's slots first.
+  for (const int pass : {kWarmUp, kDirty, kClean}) {
     uint64_t ns = 0;
     const Stats before = (*space)->GetStats();
     for (uint32_t zone = 0; zone < settings.zones; ++zone) {
       std::byte* const begin = region.begin + size_t{zone} * kZoneSize;
       for (const uint32_t page : ResidentPages(settings, zone)) {
         auto* word = reinterpret_cast<volatile uint64_t*>(begin + size_t{page} * kPageSize);
-        if (dirty) {
-          *word = page + 1;
-        } else {
-          SPIRITOS_CHECK(*word == page + 1, "page {} holds {}", page, *word);
-        }
+        const uint64_t mark = pass == kWarmUp ? 0 : page + 1;
+        if (pass != kClean) *word = mark;
+        SPIRITOS_CHECK(*word == mark, "page {} holds {}", page, *word);
       }
       const uint64_t t0 = NowNs();
       SPIRITOS_CHECK((*space)->Evict({begin, Bytes(kZoneSize)}).ok(), "evicting a zone");
@@ -204,8 +203,9 @@ std::vector<double> MeasureSweeps(const Settings& settings) {
     const Stats after = (*space)->GetStats();
     const auto evicted =
         static_cast<double>(after[Metric::kEvictedPages] - before[Metric::kEvictedPages]);
+    if (pass == kWarmUp) continue;
     figures.push_back(static_cast<double>(ns) / evicted);
-    if (dirty) {
+    if (pass == kDirty) {
       figures.push_back(
           static_cast<double>(after[Metric::kShootdowns] - before[Metric::kShootdowns]) / evicted);
     }
@@ -321,18 +321,18 @@ int Main(int argc, char** argv) {
     auto numbers = RunIsolated([&] { return measure(settings); });
     if (numbers.ok()) {
       series->push_back(*std::move(numbers));
-    } else {
-      progress.Note(fmt::format("{}: {}", what, MessageOf(numbers.status())));
+      return true;
     }
+    progress.Note(fmt::format("{}: {}", what, MessageOf(numbers.status())));
+    return false;
   };
   for (uint32_t r = 0; r < settings.runs; ++r) {
-    run("floor", &floor, MeasureFloor);
-    run("sweeps", &sweeps, MeasureSweeps);
-    run("steady state", &steady, MeasureSteady);
-    run("budget", &budget, MeasureBudget);
+    if (!run("floor", &floor, MeasureFloor) || !run("sweeps", &sweeps, MeasureSweeps) ||
+        !run("steady state", &steady, MeasureSteady) || !run("budget", &budget, MeasureBudget)) {
+      return 1;
+    }
   }
   progress.Finish();
-  if (floor.empty() || sweeps.empty() || steady.empty() || budget.empty()) return 1;
   const auto column = [](const std::vector<std::vector<double>>& series, size_t index) {
     std::vector<double> values;
     for (const auto& numbers : series) values.push_back(numbers[index]);

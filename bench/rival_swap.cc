@@ -232,12 +232,11 @@ int RunDriver(const Settings& settings, const std::string& command_line) {
     RivalSwap rival(settings, *std::move(page_cluster));
     status = rival.RunAll();
     fmt::print("{}", FormatReport(rival.configurations(), tally));
+    PrintStolenShare(stdout);
     if (!settings.json_file.empty()) {
       const std::string json = ReportToJson(machine, command_line, rival.configurations());
-      std::FILE* file = std::fopen(settings.json_file.c_str(), "w");
-      if (file == nullptr) return Fail(ErrnoStatus(errno, settings.json_file));
-      std::fwrite(json.data(), 1, json.size(), file);
-      std::fclose(file);
+      if (const auto saved = SaveTextFile(settings.json_file, json); !saved.ok())
+        return Fail(saved);
     }
   }
   if (!status.ok()) return absl::IsCancelled(status) ? 130 : Fail(status);

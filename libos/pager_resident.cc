@@ -87,6 +87,12 @@ bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
         UnpinWords(zone, begin, i);
         return false;
       }
+      if (word.guarded() && SPIRITOS_PLANTED(kPinBeforeThaw)) {
+        if (!page.Take(word, word.Unguarded().Pinned())) continue;
+        SPIRITOS_PAUSE_POINT(kRescueClaimed);
+        static_cast<void>(fault_->Thaw({zone.vpn(i), 1}));
+        break;
+      }
       // Before the pin: another pinner that finds it pinned may rely on it at once.
       if (word.guarded()) {
         static_cast<void>(Thaw(zone, i, word));  // Lost to a sweep or a store: look again.

@@ -45,6 +45,7 @@ enum class PlantedBug : uint32_t {
   kTwoWritesPerSlot,        // A page whose write is in flight may be a victim.
   kFrameBeforeAck,          // The frame is free before the write is done.
   kGuardOutlivesThaw,       // A thawed range's words still say guarded.
+  kPinBeforeThaw,           // A guarded page is pinned, then un-protected.
   kCount,
 };
 

@@ -33,7 +33,7 @@
 // can go without a look at its bytes. A page that a load brings is filled guarded
 // where that has paid so far (Zone::guard_score); a frozen page that proves clean is
 // guarded from then on. The rule that carries it: nobody un-protects a page
-// whose word says guarded. ToThawing() and Pinned() clear it, and the end of a sweep,
+// whose word says guarded. ToThawing() clears it, and so does the end of a sweep,
 // which un-protects a whole range, clears it in every word of the range first.
 //
 //   63        40 39    24 23   20 19  16 15         8  7    6    5     4   3    0
@@ -140,9 +140,7 @@ class PageWord {
   constexpr PageWord FoundZero() const { return With(kZero, true).WithSlotValid(false); }
   constexpr PageWord Guarded() const { return With(kGuarded, true); }
   constexpr PageWord Unguarded() const { return With(kGuarded, false); }
-  constexpr PageWord Pinned() const {
-    return PageWord(Unguarded().raw_ + (uint64_t{1} << kAuxShift));
-  }
+  constexpr PageWord Pinned() const { return PageWord(raw_ + (uint64_t{1} << kAuxShift)); }
   constexpr PageWord Unpinned() const { return PageWord(raw_ - (uint64_t{1} << kAuxShift)); }
   constexpr PageWord Spared(uint16_t now) const {
     return WithHeat(hot(), credit() - 1).WithAge(now);

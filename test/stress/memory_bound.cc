@@ -28,7 +28,7 @@ namespace {
 struct Settings {
   uint64_t far_mib = 512;
   uint64_t budget_mib = 64;
-  uint64_t reads = 200'000;
+  uint64_t reads = 30'000;  // Each may wait for a disk.
   std::vector<std::string> options;
 };
 
@@ -96,7 +96,8 @@ int Work(const Settings& settings, const std::string& pool, uint64_t bound_kib) 
   good &= Check(quarter_kib + settings.budget_mib * 1024 * 3 / 4 <= bound_kib,
                 "the quarter of the budget is not kept");
   good &= Check(books <= 40, "more than 40 bytes of books a far page");
-  good &= Check(stats[Metric::kEvictedPages] > pages, "hardly anything was evicted");
+  good &= Check(stats[Metric::kEvictedPages] > pages / 2 + settings.reads,
+                "hardly anything was evicted");
   return good ? 0 : 1;
 }
 

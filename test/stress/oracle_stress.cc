@@ -114,8 +114,10 @@ class Stress {
     const uint64_t share = settings_.operations / kThreads;
     while (done < share && !failed_) {
       const uint64_t dice = rng() % 10'000;
-      if (dice < 4500) {
+      if (dice < 4450) {
         ReadAny(rng() % pages_);
+      } else if (dice < 4500) {
+        done += PinShared(thread, rng);
       } else if (dice < 7000) {
         StoreOrCheck(OwnPage(thread, rng), rng, &Stress::WriteOwn);
       } else if (dice < 9500) {
@@ -315,6 +317,32 @@ class Stress {
     space_.Unpin(range);
   }
 
+  // All threads pin the same guarded pages, and the kernel writes into them: a pin
+  // that returns relies on what another one may still be doing.
+  // Returns the page operations it took.
+  uint64_t PinShared(uint32_t thread, Rng& rng) {
+    constexpr uint64_t kPages = kThreads * kBlockPages;
+    const uint64_t page = kZonePages + rng() % 2 * kPages;
+    const AddressRange range = PagesAt(page, kPages);
+    if (rng() % 2 == 0) static_cast<void>(space_.Evict(range));
+    for (uint64_t p = page; p < page + kPages; ++p) ReadAny(p);
+    const absl::Status status = space_.Pin(range);
+    if (absl::IsResourceExhausted(status)) return kPages;
+    if (!status.ok()) {
+      Fail("pin: {}", status.ToString());
+      return kPages;
+    }
+    for (uint64_t own = page + thread * kBlockPages, end = own + kBlockPages; own < end; ++own) {
+      auto* word = reinterpret_cast<uint64_t*>(region_.begin + own * kPageSize + kCounterWord * 8);
+      // What it holds already, so that the page leaves clean and comes back guarded.
+      if (KernelStore(word, shadows_[own].counter.load())) continue;
+      Fail("the kernel could not write to page {} that is pinned: {}", own, strerror(errno));
+      break;
+    }
+    space_.Unpin(range);
+    return kPages + kBlockPages;
+  }
+
   // Stores through a pipe and read(2).
   static bool KernelStore(uint64_t* to, uint64_t value) {
     struct Pipe {
@@ -460,6 +488,7 @@ bool Plant(const std::string& name) {
       {"two-writes-per-slot", PlantedBug::kTwoWritesPerSlot},
       {"frame-before-ack", PlantedBug::kFrameBeforeAck},
       {"guard-outlives-thaw", PlantedBug::kGuardOutlivesThaw},
+      {"pin-before-thaw", PlantedBug::kPinBeforeThaw},
   };
   for (const auto& [known, bug] : bugs) {
     if (name != known) continue;

@@ -18,6 +18,7 @@ BUGS = {  # And what brings each out soonest.
     "two-writes-per-slot": ["--chaos", "--unruly"],
     "frame-before-ack": ["--chaos", "--unruly"],
     "guard-outlives-thaw": [],
+    "pin-before-thaw": ["--chaos"],
 }
 
 

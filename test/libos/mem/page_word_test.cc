@@ -233,7 +233,6 @@ const std::vector<Arrow> kArrows = {
     {"Pinned",
      [](Fields f, ARGS) {
        ++f.aux;
-       f.guarded = false;
        return f;
      },
      [](PageWord w, ARGS) { return w.Pinned(); },
