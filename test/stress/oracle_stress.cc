@@ -29,6 +29,7 @@
 #include "libos/options_env.h"
 #include "libos/space.h"
 #include "test/stress/arrow_report.h"
+#include "test/stress/chaos.h"
 #include "test/support/space_peer.h"
 #include "test/support/temp_dir.h"
 #include "test/support/unruly_pool.h"
@@ -458,50 +459,8 @@ bool WritesMatchDepartures(const Stats& stats) {
   return false;
 }
 
-// Stretches the moments that races need: a random wait at every pause point.
-void Dawdle() {
-  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
-  const uint64_t until = NowNs() + rng() % 100'000;
-  while (NowNs() < until) std::this_thread::yield();
-}
-
-// A short wait now and then, so that faults meet a closed gate.
-void Linger() {
-  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
-  if (rng() % 4 != 0) return;
-  for (const uint64_t until = NowNs() + rng() % 60'000; NowNs() < until;) {
-  }
-}
-
-void UnleashChaos() {
-  for (uint32_t p = 0; p < static_cast<uint32_t>(PausePoint::kCount); ++p) {
-    Failpoints::SetPause(static_cast<PausePoint>(p), Dawdle);
-  }
-}
-
-bool Plant(const std::string& name) {
-  const std::pair<const char*, PlantedBug> bugs[] = {
-      {"unprotect-after-resident", PlantedBug::kUnprotectAfterResident},
-      {"stale-slot-valid", PlantedBug::kStaleSlotValid},
-      {"thaw-over-leaving", PlantedBug::kThawOverLeaving},
-      {"pin-ignored", PlantedBug::kPinIgnored},
-      {"two-writes-per-slot", PlantedBug::kTwoWritesPerSlot},
-      {"frame-before-ack", PlantedBug::kFrameBeforeAck},
-      {"guard-outlives-thaw", PlantedBug::kGuardOutlivesThaw},
-      {"pin-before-thaw", PlantedBug::kPinBeforeThaw},
-  };
-  for (const auto& [known, bug] : bugs) {
-    if (name != known) continue;
-    Failpoints::Plant(bug, true);
-    return true;
-  }
-  return false;
-}
-
 #else
 bool WritesMatchDepartures(const Stats&) { return true; }
-void UnleashChaos() {}
-bool Plant(const std::string&) { return false; }
 #endif
 
 int Main(int argc, char** argv) {
@@ -525,9 +484,7 @@ int Main(int argc, char** argv) {
     fmt::print("no planted bug \"{}\" in this build\n", settings.plant);
     return 2;
   }
-#ifdef SPIRITOS_FAILPOINTS
-  if (settings.mischief) Failpoints::SetPause(PausePoint::kGateClosed, Linger);
-#endif
+  if (settings.mischief) HoldGates();
   if (settings.chaos) UnleashChaos();
   const TempDir directory;
   if (!settings.file_pool.empty()) {
