@@ -114,6 +114,8 @@ class Stress {
     uint64_t done = 0;
     const uint64_t share = settings_.operations / kThreads;
     while (done < share && !failed_) {
+      const uint64_t pinned = pinned_page_.load(std::memory_order_relaxed);
+      if (pinned != kNothing && rng() % 4 == 0) EvictAround(pinned);
       const uint64_t dice = rng() % 10'000;
       if (dice < 4450) {
         ReadAny(rng() % pages_);
@@ -296,15 +298,12 @@ class Stress {
     const uint64_t block = rng() % 2 == 0 ? thread : OwnBlock(thread, rng);
     const uint64_t page = block * kBlockPages;
     const AddressRange range = PagesAt(page, kBlockPages);
-    // The neighbours on both sides leave around it.
-    const uint64_t before = std::min<uint64_t>(page, 2 * kBlockPages);
-    const AddressRange around =
-        PagesAt(page - before, std::min(before + 3 * kBlockPages, pages_ - (page - before)));
     const absl::Status status = space_.Pin(range);
     if (absl::IsResourceExhausted(status)) return;
     if (!status.ok()) return Fail("pin: {}", status.ToString());
-    for (int i = 0; i < 20; ++i) {
-      if (i % 7 == 3) static_cast<void>(space_.Evict(around));
+    pinned_page_.store(page, std::memory_order_relaxed);
+    for (int i = 0; i < 40; ++i) {
+      if (i % 16 == 3) EvictAround(page);
       // The kernel writes into the page: an unseen freeze fails with EFAULT.
       const uint64_t own = page + static_cast<uint64_t>(i) % kBlockPages;
       auto* word = reinterpret_cast<uint64_t*>(region_.begin + own * kPageSize + kCounterWord * 8);
@@ -315,7 +314,15 @@ class Stress {
       }
       shadows_[own].counter.store(next);
     }
+    pinned_page_.store(kNothing, std::memory_order_relaxed);
     space_.Unpin(range);
+  }
+  // A pinned block's neighbours on both sides leave around it.
+  void EvictAround(uint64_t page) {
+    const uint64_t before = std::min<uint64_t>(page, 2 * kBlockPages);
+    const uint64_t begin = page - before;
+    static_cast<void>(
+        space_.Evict(PagesAt(begin, std::min(before + 3 * kBlockPages, pages_ - begin))));
   }
 
   // All threads pin the same guarded pages, and the kernel writes into them: a pin
@@ -443,6 +450,8 @@ class Stress {
   std::vector<Shadow> shadows_;
   std::atomic<bool> failed_{false};
   std::atomic<std::byte*> fresh_{nullptr};
+  static constexpr uint64_t kNothing = ~uint64_t{0};
+  std::atomic<uint64_t> pinned_page_{kNothing};  // The first of a block that a thread pins.
   std::atomic<uint64_t> page_operations_{0};
   uint64_t deadline_ = 0;
 };
