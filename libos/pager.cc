@@ -23,6 +23,9 @@ constexpr size_t kFirstLines = 12;  // What a core's fill buffers hold.
 // distance to hide, so a run only spreads the fault's 3 us over its pages, at
 // 1.6 us each: beyond 16 it gains nothing and lengthens the tail.
 constexpr uint32_t kInPlaceRun = 16;
+// How far helpers fill ahead of such a run, in windows: enough that a fault rarely
+// meets what they have in hand.
+constexpr int64_t kAheadWindows = 4;
 template <size_t kLines>
 void WarmPage(const std::byte* page) {
   for (size_t line = 0; line < kLines; ++line) __builtin_prefetch(page + line * kCacheLine, 0, 2);
@@ -52,11 +55,14 @@ Pager::Pager(const PagerParts& parts, const PrefetchOptions& options)
 absl::Status Pager::Attach(FaultBackend& fault, EvictorGroup& evictors) {
   fault_ = &fault;
   evictors_ = &evictors;
+  evictors.Lend(*this);
   zeroes_ = static_cast<const std::byte*>(
       parts_.arena.Allocate(std::max(1u, options_.fault_around) * kPageSize, kPageSize));
   fault_times_ = parts_.arena.NewArray<AtomicHistogram>(CoreCount());
   prefetchers_ = parts_.arena.NewArray<CorePrefetcher>(CoreCount());
   in_place_ = parts_.remote.addressable();
+  ahead_window_ = static_cast<uint32_t>(
+      std::min<int64_t>(kAheadWindows * options_.max_window, parts_.frames.budget().raw() / 64));
   const bool has_fetcher = in_place_ || fetcher_.Init(parts_.arena, options_.max_window);
   if (zeroes_ == nullptr || fault_times_ == nullptr || prefetchers_ == nullptr || !has_fetcher) {
     return absl::ResourceExhaustedError("no memory for the pager's buffers");
@@ -88,6 +94,8 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
         if (Load(zone, index, word, kind)) return FaultOutcome::kMapped;
         break;
       case PageState::kLoading:
+        if (FillBeyond(zone.vpn(index))) break;
+        [[fallthrough]];
       case PageState::kThawing:
       case PageState::kZapping:
         parts_.metrics.Add(Metric::kFaultWaits);
@@ -242,7 +250,12 @@ void Pager::Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t br
 void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   const Vpn vpn = zone.vpn(index);
   CorePrefetcher* owner = nullptr;
-  const PrefetchPlan plan = Plan(vpn, options_.max_window, &owner);
+  PrefetchPlan plan{.first = vpn, .stride = ahead_.DirectionAt(vpn), .count = kInPlaceRun};
+  if (plan.stride == 0) {
+    plan = Plan(vpn, options_.max_window, &owner);
+  } else {
+    parts_.metrics.Add(Metric::kPrefetchHits);
+  }
   uint32_t count = 1;
   uint32_t first = index;
   if (plan.count > 1 && (plan.stride == 1 || plan.stride == -1)) {
@@ -256,18 +269,76 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   const bool strided = plan.count > 1 && plan.stride != 1 && plan.stride != -1;
   if (!strided) Planned(owner, plan, count);
 
-  const std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(first)));
+  if (!strided && plan.count >= kInPlaceRun && evictors_->may_lend()) {
+    const AheadStreams::Run run{vpn, static_cast<int32_t>(plan.stride), count};
+    if (ahead_.GoOn(run, ahead_window_)) evictors_->Wake();
+  }
+  if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
+  FillFromSlots(zone, first, count, kind);
+  if (strided) Planned(owner, plan, BringStrided(plan));
+}
+
+void Pager::FillFromSlots(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept {
+  const std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index)));
   for (uint32_t i = 0; i < count; ++i) {
     if (i + 1 < count) WarmPage<kPageLines>(bytes + (size_t{i + 1} << kPageShift));
-    SPIRITOS_CHECK(Verify(zone, first + i, bytes + (size_t{i} << kPageShift)),
+    SPIRITOS_CHECK(Verify(zone, index + i, bytes + (size_t{i} << kPageShift)),
                    "page {:#x} came back from the pool with other bytes than were sent: the "
                    "pool's memory is corrupt and no other copy exists",
-                   zone.vpn(first + i).raw());
+                   zone.vpn(index + i).raw());
   }
   parts_.metrics.Add(Metric::kFetchedPages, count);
-  if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
-  FillRun(zone, first, count, bytes, kind);
-  if (strided) Planned(owner, plan, BringStrided(plan));
+  FillRun(zone, index, count, bytes, kind);
+}
+
+uint32_t Pager::BringRun(Vpn vpn, uint32_t most, int32_t direction) noexcept {
+  Epoch::Guard guard(parts_.regions.epoch());
+  Region* const region = parts_.regions.Find(vpn.address(), guard);
+  Zone* const zone = region == nullptr ? nullptr : region->FindZone(vpn);
+  if (zone == nullptr) return 0;
+  const uint32_t index = Zone::IndexOf(vpn);
+  PageWord word = zone->pages[index].Load();
+  if (word.state() != PageState::kRemote || !word.slot_valid()) return 0;
+  if (evictors_->TakeMore(1) == 0) return 0;
+  if (!zone->pages[index].Take(word, word.ToLoading())) {
+    parts_.cache.Give(1);
+    return 0;
+  }
+  if (zone->word.Load().gate_closed()) {
+    Unclaim(*zone, index, word);
+    parts_.cache.Give(1);
+    return 0;
+  }
+  parts_.zones.NoteFill(*zone);
+  // A moved region's zone may lie in two slabs; a run stays in one.
+  const uint32_t in_slab = region->IndexInSlab(vpn);
+  const uint32_t room = direction > 0 ? kSlabPages - in_slab : in_slab + 1;
+  const uint32_t count =
+      ExtendRun(*zone, index, PageState::kRemote, std::min(most, room), direction);
+  parts_.metrics.Add(Metric::kPrefetchedPages, count);
+  FillFromSlots(*zone, direction > 0 ? index : index - (count - 1), count, FaultKind::kMissing);
+  return count;
+}
+
+uint32_t Pager::FillTaken(const AheadStreams::Run& run) noexcept {
+  uint32_t brought = 0;
+  for (uint32_t i = 0; i < run.count;) {
+    const Vpn vpn = run.first + PageCount(int64_t{run.direction} * i);
+    const uint32_t count = BringRun(vpn, run.count - i, run.direction);
+    brought += count;
+    i += std::max(count, 1u);  // Somebody else has it, or is to bring it.
+  }
+  return brought;
+}
+
+bool Pager::FillBeyond(Vpn vpn) noexcept {
+  const AheadStreams::Run run = ahead_.TakeBeyond(vpn);
+  return run.count != 0 && FillTaken(run) != 0;
+}
+
+void Pager::DoOne() noexcept {
+  const AheadStreams::Run run = ahead_.Take();
+  if (run.count != 0) parts_.metrics.Add(Metric::kHelpedPages, FillTaken(run));
 }
 
 uint32_t Pager::BringStrided(const PrefetchPlan& plan) noexcept {
@@ -283,26 +354,8 @@ uint32_t Pager::BringStrided(const PrefetchPlan& plan) noexcept {
       if (fetcher_.StartWindow(*zone, index, 1) == 0) break;
       continue;
     }
-    PageWord word = zone->pages[index].Load();
-    if (word.state() == PageState::kResident) continue;
-    if (word.state() != PageState::kRemote || !word.slot_valid()) break;
-    if (evictors_->TakeMore(1) == 0) break;
-    if (!zone->pages[index].Take(word, word.ToLoading())) {
-      parts_.cache.Give(1);
-      break;
-    }
-    if (zone->word.Load().gate_closed()) {
-      Unclaim(*zone, index, word);
-      parts_.cache.Give(1);
-      break;
-    }
-    parts_.zones.NoteFill(*zone);
-    const std::byte* const bytes = parts_.remote.Direct(region->SlotOf(vpn));
-    SPIRITOS_CHECK(Verify(*zone, index, bytes),
-                   "page {:#x} came back from the pool with other bytes than were sent", vpn.raw());
-    parts_.metrics.Add(Metric::kFetchedPages);
-    parts_.metrics.Add(Metric::kPrefetchedPages);
-    FillRun(*zone, index, 1, bytes, FaultKind::kMissing);
+    if (zone->pages[index].Load().state() == PageState::kResident) continue;
+    if (BringRun(vpn, 1, 1) == 0) break;
   }
   return brought;
 }

@@ -32,6 +32,7 @@
 #include "libos/mem/region.h"
 #include "libos/mem/zone.h"
 #include "libos/mem/zone_lists.h"
+#include "libos/prefetch/ahead_streams.h"
 #include "libos/prefetch/prefetcher.h"
 #include "libos/remote/remote_backend.h"
 
@@ -52,7 +53,7 @@ struct PagerParts {
   Metrics& metrics;
 };
 
-class Pager final : public FaultSink {
+class Pager final : public FaultSink, public SpareWork {
  public:
   Pager(const PagerParts& parts, const PrefetchOptions& options);
 
@@ -76,6 +77,10 @@ class Pager final : public FaultSink {
   void EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept;
   void LeaveExclusive(Zone& zone) noexcept;
 
+  // Work for evictors that have time: filling ahead.
+  bool pending() const noexcept override { return ahead_.pending(); }
+  void DoOne() noexcept override;
+
   void AddFaultTimes(Histogram& total) const;
   // Bytes of the arena that are frames of the budget: buffers of reads.
   Bytes buffer_bytes() const { return fetcher_.buffer_bytes(); }
@@ -98,6 +103,15 @@ class Pager final : public FaultSink {
   // The plan of this core's prefetcher; none while another fault is at it.
   PrefetchPlan Plan(Vpn vpn, uint32_t max_window, CorePrefetcher** owner) noexcept;
   void Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t brought) noexcept;
+  // Pages whose bytes are memory of this process, claimed: verified, then filled.
+  void FillFromSlots(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept;
+  // Claims and fills up to `most` absent pages from `vpn` on, of one zone, while
+  // frames are plentiful; how many.
+  uint32_t BringRun(Vpn vpn, uint32_t most, int32_t direction) noexcept;
+  // Fills what can be of a run that was taken; how many pages.
+  uint32_t FillTaken(const AheadStreams::Run& run) noexcept;
+  // Somebody is filling the page at `vpn`: fills what its stream needs next.
+  bool FillBeyond(Vpn vpn) noexcept;
   // Brings single pages at the plan's distance.
   uint32_t BringStrided(const PrefetchPlan& plan) noexcept;
   void ReadAhead(Zone& zone, uint32_t index) noexcept;
@@ -139,6 +153,8 @@ class Pager final : public FaultSink {
   AtomicHistogram* fault_times_ = nullptr;  // One per core.
   CorePrefetcher* prefetchers_ = nullptr;   // One per core.
   Fetcher fetcher_;
+  AheadStreams ahead_;
+  uint32_t ahead_window_ = 0;
   double ns_per_tick_ = 1;
 };
 

@@ -32,6 +32,7 @@ enum class LockRank : uint32_t {
   kZoneList,       // One evictor's list of zones.
   kSweepPool,      // Idle sweep objects.
   kStaging,        // Free staging buffers.
+  kAheadStreams,   // What may be filled ahead.
   kLane,           // One remote lane's queue.
   kCount,
 };

@@ -35,6 +35,7 @@ namespace spiritos {
   X(FetchedPages, "fetched_pages", "pages read from the pool, read-ahead included")               \
   X(FaultAroundPages, "fault_around_pages", "zero pages filled ahead of a first touch")           \
   X(PrefetchedPages, "prefetched_pages", "pages filled ahead by the prefetcher")                  \
+  X(HelpedPages, "helped_pages", "pages of streams filled ahead by evictors that had time")       \
   X(PrefetchHits, "prefetch_hits", "read-ahead windows whose end was reached by the program")     \
   X(PrefetchWaste, "prefetch_waste", "prefetched pages given up or evicted unnoticed")            \
   X(EvictedPages, "evicted_pages", "pages that left local memory")                                \

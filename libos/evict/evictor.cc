@@ -62,7 +62,8 @@ void Evictor::Wake() noexcept {
 void Evictor::Run() {
   pthread_setname_np(pthread_self(), "spiritos-evict");
   while (!stopping_.load(std::memory_order_seq_cst)) {
-    if (group_.WorkWanted() && !group_.passive() && list_ < group_.active_evictors()) {
+    const bool wanted = group_.WorkWanted() || group_.SpareWorkWanted();
+    if (wanted && !group_.passive() && list_ < group_.active_evictors()) {
       Work();
     } else {
       SleepUntilNeeded();
@@ -76,7 +77,8 @@ void Evictor::SleepUntilNeeded() {
   // other way around.
   const FreeFramePool& frames = group_.context_.frames;
   const bool short_of_frames = frames.level() < frames.watermarks().low || frames.waiters() != 0;
-  const bool needed = short_of_frames && !group_.passive() && list_ < group_.active_evictors();
+  const bool wanted = short_of_frames || group_.SpareWorkWanted();
+  const bool needed = wanted && !group_.passive() && list_ < group_.active_evictors();
   if (needed || stopping_.load(std::memory_order_seq_cst)) {
     sleeping_.store(0, std::memory_order_seq_cst);
     return;
@@ -147,6 +149,10 @@ void Evictor::Work() {
       cpu_begin = cpu;
       waited_ns = 0;
       if (group_.passive()) break;
+    }
+    if (group_.SpareWorkWanted()) {
+      group_.spare_work_->DoOne();
+      continue;
     }
     const bool wanted =
         frames.level() + static_cast<int64_t>(expected) < frames.watermarks().high ||

@@ -13,6 +13,8 @@ namespace spiritos {
 namespace {
 
 constexpr uint64_t kMs = 1'000'000;
+// How long an evictor that does not get CPU time is spared other work.
+constexpr uint64_t kNoLendingNs = 400 * kMs;
 // A passive spell: long enough that its stop costs nothing, short enough that a
 // change of affinity or load is noticed.
 constexpr uint64_t kFirstSpellNs = 20 * kMs;
@@ -69,6 +71,7 @@ absl::Status EvictorGroup::Start(PinnedArena& arena) {
   if (!enough) return absl::ResourceExhaustedError("no memory for the evictors' sweeps");
   for (uint32_t e = 0; e < evictor_count_; ++e) evictors_[e]->Start();
   active_ = std::min(1u, evictor_count_);
+  has_spare_cpu_ = evictor_count_ != 0 && UsableCores() > 1;
   return absl::OkStatus();
 }
 
@@ -89,6 +92,16 @@ bool EvictorGroup::passive() const noexcept {
 bool EvictorGroup::WorkWanted() const noexcept {
   return context_.frames.level() < context_.frames.watermarks().high ||
          context_.frames.waiters() != 0;
+}
+
+bool EvictorGroup::may_lend() const noexcept {
+  const uint64_t again = lend_again_at_.load(std::memory_order_relaxed);
+  return has_spare_cpu_ && (again == 0 || NowNs() >= again) && !passive();
+}
+
+bool EvictorGroup::SpareWorkWanted() const noexcept {
+  return spare_work_ != nullptr && spare_work_->pending() &&
+         context_.frames.level() >= context_.frames.watermarks().low;
 }
 
 Pressure EvictorGroup::PressureAfter(uint32_t fruitless) const noexcept {
@@ -257,8 +270,11 @@ void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
   context_.metrics.Add(Metric::kEvictorBusyNs, busy_ns);
   context_.metrics.Add(Metric::kEvictorCpuNs, cpu_ns);
   const uint64_t stalled = stalls_since_report_.exchange(0, std::memory_order_relaxed);
+  // Preempted with pages in hand, it would keep faults waiting for its CPU.
+  const bool starved = cpu_ns * 4 < busy_ns * 3;
+  if (starved) lend_again_at_.store(NowNs() + kNoLendingNs, std::memory_order_relaxed);
   if (options_.assist != EvictOptions::Assist::kMeasured) return;
-  if (cpu_ns * 4 >= busy_ns * 3 || stalled < kStallsToPassive) {
+  if (!starved || stalled < kStallsToPassive) {
     passive_spell_ns_.store(0, std::memory_order_relaxed);
     return;
   }

@@ -32,6 +32,17 @@
 
 namespace spiritos {
 
+// What evictors do for others while frames suffice. Context: nofault.
+class SpareWork {
+ public:
+  virtual bool pending() const noexcept = 0;
+  // Some microseconds of it.
+  virtual void DoOne() noexcept = 0;
+
+ protected:
+  ~SpareWork() = default;
+};
+
 class EvictorGroup {
  public:
   EvictorGroup(const EvictContext& context, FreeFrameCache& cache, const EvictOptions& options,
@@ -58,6 +69,13 @@ class EvictorGroup {
     CheckLevel();
     return taken;
   }
+
+  // Before the first fault. `work` outlives the evictors.
+  void Lend(SpareWork& work) noexcept { spare_work_ = &work; }
+  // Whether spare work would be done: by evictors that have a CPU of their own.
+  bool may_lend() const noexcept;
+  // There is spare work. Context: signal.
+  void Wake() noexcept { evictors_[0]->Wake(); }
 
   // Sweeps pages [begin, end) of a zone at once, whoever's list it is on.
   // Returns the frames freed. Waits for a sweep in progress. Context: nofault.
@@ -91,6 +109,8 @@ class EvictorGroup {
   void BeginPassiveSpell() noexcept;
   void ConsiderScaling() noexcept;
   bool WorkWanted() const noexcept;
+  // Frames suffice, and there is something else to do.
+  bool SpareWorkWanted() const noexcept;
   Pressure PressureAfter(uint32_t fruitless) const noexcept;
 
   EvictContext context_;
@@ -100,6 +120,9 @@ class EvictorGroup {
   SweepPool sweeps_;
   std::array<std::unique_ptr<Evictor>, kZoneListCount> evictors_;
   uint32_t evictor_count_ = 0;
+  SpareWork* spare_work_ = nullptr;
+  bool has_spare_cpu_ = false;
+  std::atomic<uint64_t> lend_again_at_{0};  // NowNs() up to which nothing is lent.
 
   std::atomic<uint32_t> active_{0};         // Evictors that are woken.
   std::atomic<uint64_t> passive_until_{0};  // NowNs() up to which evictors sleep.

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <random>
 
+#include "libos/base/core.h"
+
 namespace spiritos {
 namespace {
 
@@ -67,6 +69,37 @@ TEST_CASE("a clean page is dropped without a write", "[space][uffd]") {
   const Stats stats = space->GetStats();
   CHECK(stats[Metric::kWrittenPages] == written);
   CHECK(stats.used_frames == 0_pages);
+}
+
+TEST_CASE("where there is a CPU to spare, evictors fill ahead of streams", "[space][uffd]") {
+  if (UsableCores() < 2) {
+    WARN("one CPU: nobody fills ahead");
+    return;
+  }
+  const int64_t step = GENERATE(1, -1);
+  CAPTURE(step);
+  auto space = MakeSpace(16_MiB);
+  const AddressRange region = space->CreateRegion(64_MiB).value();
+  const uint64_t pages = region.size.raw() / kPageSize;
+  const auto word = [&](uint64_t page) -> volatile uint64_t& {
+    return *reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize);
+  };
+  const auto pass = [&](auto&& visit) {
+    for (uint64_t i = 0; i < pages; ++i) visit(step > 0 ? i : pages - 1 - i);
+  };
+  pass([&](uint64_t page) { word(page) = page + 1; });
+  // An evictor that got no CPU time of late is spared the work for a while.
+  uint64_t wrong = 0;
+  uint64_t passes = 0;
+  while (space->GetStats()[Metric::kHelpedPages] < pages && ++passes < 1000) {
+    pass([&](uint64_t page) { wrong += word(page) != page + 1; });
+  }
+  CHECK(wrong == 0);
+  const Stats stats = space->GetStats();
+  CHECK(stats[Metric::kHelpedPages] >= pages);
+  CHECK(stats[Metric::kPrefetchedPages] >= stats[Metric::kHelpedPages]);
+  // What was filled for nobody: the end of a pass, and what left before it was read.
+  CHECK(stats[Metric::kFetchedPages] < (passes + 1) * (pages + pages / 8));
 }
 
 }  // namespace

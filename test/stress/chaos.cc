@@ -25,8 +25,8 @@ void Dawdle() {
 // A short wait now and then, so that faults meet a closed gate.
 void Linger() {
   thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
-  if (rng() % 4 != 0) return;
-  for (const uint64_t until = NowNs() + rng() % 60'000; NowNs() < until;) {
+  if (rng() % 2 != 0) return;
+  for (const uint64_t until = NowNs() + rng() % 120'000; NowNs() < until;) {
   }
 }
 
