@@ -562,6 +562,38 @@ void Pager::EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept {
   }
 }
 
+bool Pager::ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end, uint32_t* claimed) noexcept {
+  EnterExclusive(zone, begin, end);
+  SPIRITOS_PAUSE_POINT(kRangeOwned);
+  *claimed = 0;
+  for (uint32_t i = begin; i < end; ++i) {
+    PageWord word = zone.pages[i].Load();
+    while (word.state() == PageState::kResident || word.state() == PageState::kThawing) {
+      if (word.pins() != 0) {
+        GiveUpDrop(zone, begin, i);
+        return false;
+      }
+      if (word.state() == PageState::kThawing) {  // A store into it, just now.
+        WaitForPage(zone, i, [](PageWord now) { return now.state() != PageState::kThawing; });
+        word = zone.pages[i].Load();
+      } else if (zone.pages[i].Take(word, word.ToZapping())) {
+        ++*claimed;
+        break;
+      }
+    }
+  }
+  SPIRITOS_PAUSE_POINT(kRangeClaimed);
+  return true;
+}
+
+void Pager::GiveUpDrop(Zone& zone, uint32_t begin, uint32_t end) noexcept {
+  for (uint32_t i = begin; i < end; ++i) {
+    const PageWord word = zone.pages[i].Load();
+    if (word.state() == PageState::kZapping) zone.pages[i].Publish(word.BackToResident());
+  }
+  LeaveExclusive(zone);
+}
+
 void Pager::LeaveExclusive(Zone& zone) noexcept {
   zone.word.Advance(ZoneStage::kExclusive, ZoneStage::kIdle);
   parts_.parker.Unpark(&zone.word);

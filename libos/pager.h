@@ -76,6 +76,13 @@ class Pager final : public FaultSink, public SpareWork {
   // Range calls: owns the zone, with nothing in motion on pages [begin, end).
   void EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept;
   void LeaveExclusive(Zone& zone) noexcept;
+  // Enters, and claims the resident pages (Zapping), so that nobody pins one or
+  // un-protects it on the way: how many. False, and nothing is changed, when one is
+  // pinned.
+  [[nodiscard]] bool ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end,
+                                 uint32_t* claimed) noexcept;
+  // The pages that were claimed stay. Leaves.
+  void GiveUpDrop(Zone& zone, uint32_t begin, uint32_t end) noexcept;
 
   // Work for evictors that have time: filling ahead.
   bool pending() const noexcept override { return ahead_.pending(); }

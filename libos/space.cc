@@ -28,6 +28,11 @@ absl::Status CheckPages(AddressRange range) {
   return absl::OkStatus();
 }
 
+absl::Status PinnedError(Vpn vpn) {
+  return absl::FailedPreconditionError(
+      fmt::format("pages at {} are pinned: Unpin() them first", static_cast<void*>(vpn.address())));
+}
+
 }  // namespace
 
 Space::Impl::Impl(const Options& options, std::unique_ptr<RemoteBackend> remote)
@@ -144,12 +149,11 @@ absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
 
 absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
                                      PageWord (*to)(PageWord)) {
-  pager_.EnterExclusive(zone, begin, end);
   uint32_t resident = 0;
+  if (!pager_.ClaimToDrop(zone, begin, end, &resident)) return PinnedError(zone.vpn(begin));
   uint32_t with_bytes_begin = end;
   uint32_t with_bytes_end = begin;
   for (uint32_t i = begin; i < end; ++i) {
-    resident += zone.pages[i].Load().state() == PageState::kResident;
     if (zone.versions[i] != 0) {  // Its slot was written.
       with_bytes_begin = std::min(with_bytes_begin, i);
       with_bytes_end = i + 1;
@@ -159,7 +163,7 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
     const PageRun run{zone.vpn(begin), end - begin};
     const MapOutcome outcome = fault_->Drop({&run, 1});
     if (outcome.result != MapResult::kOk) {
-      pager_.LeaveExclusive(zone);
+      pager_.GiveUpDrop(zone, begin, end);
       return ErrnoStatus(outcome.error, "madvise(MADV_DONTNEED) on a region");
     }
   }
@@ -208,8 +212,7 @@ absl::Status Space::Impl::CheckUnpinned(AddressRange range) {
       const bool counts_pins =
           word.state() == PageState::kResident || word.state() == PageState::kThawing;
       if (!counts_pins || word.pins() == 0) continue;
-      return absl::FailedPreconditionError(fmt::format("page {} is pinned: Unpin() it first",
-                                                       static_cast<void*>(zone->vpn(i).address())));
+      return PinnedError(zone->vpn(i));
     }
     return absl::OkStatus();
   });

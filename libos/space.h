@@ -50,7 +50,8 @@ class SPIRITOS_PUBLIC Space {
   absl::Status Unmap(AddressRange range);
 
   // The pages read as zeroes afterwards; frames and slots are free:
-  // madvise(MADV_DONTNEED).
+  // madvise(MADV_DONTNEED). kFailedPrecondition when some are pinned; where another
+  // thread pins them meanwhile, others of the range may be gone. Unmap() likewise.
   absl::Status Discard(AddressRange range);
 
   // Sets PROT_NONE, PROT_READ or PROT_READ | PROT_WRITE: mprotect(2).

@@ -270,10 +270,10 @@ void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
   context_.metrics.Add(Metric::kEvictorBusyNs, busy_ns);
   context_.metrics.Add(Metric::kEvictorCpuNs, cpu_ns);
   const uint64_t stalled = stalls_since_report_.exchange(0, std::memory_order_relaxed);
+  if (options_.assist != EvictOptions::Assist::kMeasured) return;
   // Preempted with pages in hand, it would keep faults waiting for its CPU.
   const bool starved = cpu_ns * 4 < busy_ns * 3;
   if (starved) lend_again_at_.store(NowNs() + kNoLendingNs, std::memory_order_relaxed);
-  if (options_.assist != EvictOptions::Assist::kMeasured) return;
   if (!starved || stalled < kStallsToPassive) {
     passive_spell_ns_.store(0, std::memory_order_relaxed);
     return;

@@ -10,8 +10,8 @@
 //   Read-ahead: Remote -> Loading -> Standby, and from there on as drawn.
 //   Also: Loading goes back where it came from when its zone is closed (a drop or
 //   a range call is at work there) or its read failed; Leaving and Zapping go back
-//   to Resident when a write or a zap failed; and range calls, which own a closed
-//   zone, set words to Empty or Hole outright.
+//   to Resident when a write or a zap failed. Range calls own a closed zone: they
+//   claim Resident pages (Zapping), and set these and absent ones to Empty or Hole.
 //
 //   Empty     never written (or discarded): reads as zeroes, has no frame
 //   Loading   claimed by one thread, which fetches and fills; others wait
@@ -24,7 +24,7 @@
 //   Hole      unmapped or PROT_NONE: no fault can come from here
 //
 // Who may change what: Loading belongs to the thread that claimed it, Zapping to
-// the sweep: they publish with a store. Every other arrow is a compare-and-swap,
+// the sweep or range call: they publish with a store. Every other arrow is a compare-and-swap,
 // so that exactly one thread takes it; Thawing's too, as the end of a write may
 // clear its flag in any state. Pins live in the word, so that claiming a victim
 // and pinning it exclude each other.

@@ -55,6 +55,56 @@ struct Gate {
   }
 };
 
+TEST_CASE("a pin that comes during a discard is refused nothing and loses nothing",
+          "[space][race][uffd]") {
+  static Gate owned;
+  static Gate claimed;
+  owned.arrived = owned.passed = claimed.arrived = claimed.passed = 0;
+  auto space = MakeSpace(Options{.budget = 16_MiB});
+  const AddressRange region = space->CreateRegion(4_MiB).value();
+  const AddressRange pages{region.begin, Bytes(16 * kPageSize)};
+  const AddressRange middle{region.begin + 7 * kPageSize, Bytes(kPageSize)};
+  for (uint64_t page = 0; page < 1024; ++page) WordOf(region, page) = page + 1;
+  Failpoints::SetPause(PausePoint::kRangeOwned, [] { owned.Stop(); });
+  Failpoints::SetPause(PausePoint::kRangeClaimed, [] { claimed.Stop(); });
+
+  // Before the discard has claimed the pages: the pin stands, the discard fails.
+  absl::Status status;
+  std::thread discarder([&] { status = space->Discard(pages); });
+  owned.AwaitArrival(1);
+  CHECK(space->Pin(middle).ok());
+  owned.passed = 1;
+  discarder.join();
+  CHECK(absl::IsFailedPrecondition(status));
+  for (uint64_t page = 0; page < 16; ++page) CHECK(WordOf(region, page) == page + 1);
+  space->Unpin(middle);
+
+  // After it: the pin waits, and pins a page of zeroes.
+  discarder = std::thread([&] { status = space->Discard(pages); });
+  owned.AwaitArrival(2);
+  owned.passed = 2;
+  claimed.AwaitArrival(1);
+  std::atomic<bool> pinned{false};
+  uint64_t found = 1;
+  std::thread pinner([&] {
+    pinned = space->Pin(middle).ok();
+    found = WordOf(region, 7);
+    if (pinned) space->Unpin(middle);
+  });
+  YieldUntil([&] { return space->GetStats()[Metric::kFaultWaits] != 0; });
+  CHECK_FALSE(pinned);
+  claimed.passed = 1;
+  discarder.join();
+  pinner.join();
+  CHECK(pinned);
+  CHECK(found == 0);
+  Failpoints::SetPause(PausePoint::kRangeOwned, nullptr);
+  Failpoints::SetPause(PausePoint::kRangeClaimed, nullptr);
+  CHECK(status.ok());
+  for (uint64_t page = 0; page < 16; ++page) CHECK(WordOf(region, page) == 0);
+  CHECK(WordOf(region, 16) == 17);
+}
+
 TEST_CASE("a rescuer stopped between claim and ioctl for two sweeps loses nothing",
           "[space][race][uffd]") {
   static Gate frozen;

@@ -78,7 +78,9 @@ TEST_CASE("where there is a CPU to spare, evictors fill ahead of streams", "[spa
   }
   const int64_t step = GENERATE(1, -1);
   CAPTURE(step);
-  auto space = MakeSpace(16_MiB);
+  Options options{.budget = 16_MiB};
+  options.evict.assist = EvictOptions::Assist::kNever;  // However busy the machine is.
+  auto space = Space::Create(options).value();
   const AddressRange region = space->CreateRegion(64_MiB).value();
   const uint64_t pages = region.size.raw() / kPageSize;
   const auto word = [&](uint64_t page) -> volatile uint64_t& {
@@ -88,15 +90,15 @@ TEST_CASE("where there is a CPU to spare, evictors fill ahead of streams", "[spa
     for (uint64_t i = 0; i < pages; ++i) visit(step > 0 ? i : pages - 1 - i);
   };
   pass([&](uint64_t page) { word(page) = page + 1; });
-  // An evictor that got no CPU time of late is spared the work for a while.
+  constexpr uint64_t kEnough = 256;
   uint64_t wrong = 0;
   uint64_t passes = 0;
-  while (space->GetStats()[Metric::kHelpedPages] < pages && ++passes < 1000) {
+  while (space->GetStats()[Metric::kHelpedPages] < kEnough && ++passes < 1000) {
     pass([&](uint64_t page) { wrong += word(page) != page + 1; });
   }
   CHECK(wrong == 0);
   const Stats stats = space->GetStats();
-  CHECK(stats[Metric::kHelpedPages] >= pages);
+  CHECK(stats[Metric::kHelpedPages] >= kEnough);
   CHECK(stats[Metric::kPrefetchedPages] >= stats[Metric::kHelpedPages]);
   // What was filled for nobody: the end of a pass, and what left before it was read.
   CHECK(stats[Metric::kFetchedPages] < (passes + 1) * (pages + pages / 8));

@@ -39,9 +39,10 @@ constexpr PageArrow kPageArrows[] = {
     {PageState::kZapping, PageState::kRemote, When::kAlways, "Zapping -> Remote"},
     {PageState::kZapping, PageState::kResident, When::kMischief, "Zapping -> Resident (no zap)"},
     {PageState::kStandby, PageState::kRemote, When::kFarPool, "Standby -> Remote (given up)"},
-    {PageState::kResident, PageState::kEmpty, When::kAlways, "Resident -> Empty (discard)"},
+    {PageState::kResident, PageState::kZapping, When::kAlways, "Resident -> Zapping (range call)"},
+    {PageState::kZapping, PageState::kEmpty, When::kAlways, "Zapping -> Empty (discard)"},
     {PageState::kRemote, PageState::kEmpty, When::kAlways, "Remote -> Empty (discard)"},
-    {PageState::kResident, PageState::kHole, When::kAlways, "Resident -> Hole (unmap)"},
+    {PageState::kZapping, PageState::kHole, When::kAlways, "Zapping -> Hole (unmap)"},
     {PageState::kRemote, PageState::kHole, When::kAlways, "Remote -> Hole (unmap, hide)"},
     {PageState::kHole, PageState::kRemote, When::kAlways, "Hole -> Remote (show)"},
 };

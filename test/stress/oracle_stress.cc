@@ -389,7 +389,10 @@ class Stress {
     const uint64_t page = block * kBlockPages;
     const uint64_t count = 1 + rng() % kBlockPages;
     for (uint64_t p = page; p < page + count; ++p) shadows_[p].discards.fetch_add(1);
-    const absl::Status status = Persist([&] { return space_.Discard(PagesAt(page, count)); });
+    absl::Status status;
+    do {  // Others pin it now and then.
+      status = Persist([&] { return space_.Discard(PagesAt(page, count)); });
+    } while (absl::IsFailedPrecondition(status) && !failed_);
     if (!status.ok()) return Fail("discard: {}", status.ToString());
     for (uint64_t p = page; p < page + count; ++p) {
       shadows_[p].counter.store(0);
