@@ -106,7 +106,10 @@ class Pager final : public FaultSink, public SpareWork {
   // From a window that stands by: all of it in one Fill. False when it was gone.
   bool LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
 
-  struct CorePrefetcher;
+  struct alignas(kCacheLine) CorePrefetcher {
+    std::atomic<bool> busy{false};
+    Prefetcher prefetcher;
+  };
   // The plan of this core's prefetcher; none while another fault is at it.
   PrefetchPlan Plan(Vpn vpn, uint32_t max_window, CorePrefetcher** owner) noexcept;
   void Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t brought) noexcept;

@@ -49,7 +49,8 @@ struct EvictOptions {
 struct PrefetchOptions {
   enum class Kind { kNone, kSequential, kTrend };
   Kind kind = Kind::kTrend;  // SPIRITOS_PREFETCH = none | sequential | trend
-  // Longest run that is read ahead, in pages.
+  // Longest run that is read ahead, in pages. Evictors with time to spare fill up to
+  // four times as far from an embedded pool.
   uint32_t max_window = 64;  // SPIRITOS_PREFETCH_WINDOW
   // Pages that a first touch fills ahead with zeroes.
   uint32_t fault_around = 16;  // SPIRITOS_FAULT_AROUND
