@@ -12,15 +12,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <thread>
 #include <vector>
 
+#include "bench/harness.h"
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
+#include "libos/base/core.h"
 #include "libos/base/units.h"
 
 namespace spiritos::bench {
@@ -72,7 +76,7 @@ double NsPerRun(const std::vector<uint32_t>& order, Body&& body) {
 
 }  // namespace
 
-FloorCosts MeasureFloor(uint32_t pages, uint32_t run) {
+FloorCosts MeasureFloor(uint32_t pages, uint32_t run, bool pinned) {
   run_bytes = uint64_t{run} << kPageShift;
   uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */));
   uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS, .ioctls = 0};
@@ -100,6 +104,20 @@ FloorCosts MeasureFloor(uint32_t pages, uint32_t run) {
   step_over = false;
   costs.fault_ns = NsPerRun(order, [](uint64_t offset) { LoadByte(target + offset); });
   costs.load_ns = NsPerRun(order, [](uint64_t offset) { LoadByte(target + offset); });
+  madvise(target, size_t{pages} << kPageShift, MADV_DONTNEED);
+  const std::vector<uint32_t> mine(order.begin(), order.begin() + order.size() / 2);
+  const std::vector<uint32_t> others(order.begin() + order.size() / 2, order.end());
+  std::atomic<bool> go{false};
+  std::thread second([&] {
+    if (pinned) SPIRITOS_CHECK(PinThisThread({1}).ok(), "pinning to CPU 1");
+    while (!go.load()) CpuRelax();
+    NsPerRun(others, [](uint64_t offset) { LoadByte(target + offset); });
+  });
+  const uint64_t begin = NowNs();
+  go = true;
+  NsPerRun(mine, [](uint64_t offset) { LoadByte(target + offset); });
+  second.join();
+  costs.two_ns = static_cast<double>(NowNs() - begin) / static_cast<double>(order.size());
   madvise(target, size_t{pages} << kPageShift, MADV_DONTNEED);
   costs.copy_ns = NsPerRun(order, CopyIn);
   munmap(target, size_t{pages} << kPageShift);

@@ -15,10 +15,12 @@ struct FloorCosts {
   double signal_ns = 0;  // Fault, signal and return; the handler steps over the load.
   double copy_ns = 0;    // UFFDIO_COPY of the run, random, called in a loop.
   double load_ns = 0;    // A load of a random resident page: TLB and cache miss.
+  double two_ns = 0;     // Wall time per fault where two threads take half of them each.
 };
 
 // In the calling process, which must have no space: it takes SIGBUS. `pages`
-// pages, in runs of `run` that one fault brings, out of as many in a pool.
-FloorCosts MeasureFloor(uint32_t pages, uint32_t run = 1);
+// pages, in runs of `run` that one fault brings, out of as many in a pool. The
+// second thread of two is pinned to CPU 1 if `pinned`.
+FloorCosts MeasureFloor(uint32_t pages, uint32_t run = 1, bool pinned = false);
 
 }  // namespace spiritos::bench
