@@ -192,7 +192,7 @@ std::vector<double> MeasureSweeps(const Settings& settings) {
       std::byte* const begin = region.begin + size_t{zone} * kZoneSize;
       for (const uint32_t page : ResidentPages(settings, zone)) {
         auto* word = reinterpret_cast<volatile uint64_t*>(begin + size_t{page} * kPageSize);
-        const uint64_t mark = pass == kWarmUp ? 0 : page + 1;
+        const uint64_t mark = page + (pass == kWarmUp ? 2 : 1);
         if (pass != kClean) *word = mark;
         SPIRITOS_CHECK(*word == mark, "page {} holds {}", page, *word);
       }
