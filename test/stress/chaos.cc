@@ -26,8 +26,8 @@ void Dawdle() {
 void Linger() {
   thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
   if (rng() % 2 != 0) return;
-  for (const uint64_t until = NowNs() + rng() % 120'000; NowNs() < until;) {
-  }
+  const uint64_t until = NowNs() + rng() % 120'000;
+  while (NowNs() < until) std::this_thread::yield();
 }
 
 }  // namespace
