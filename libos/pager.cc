@@ -84,10 +84,16 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
         if (FillBeyond(zone.vpn(index))) break;
         [[fallthrough]];
       case PageState::kThawing:
-      case PageState::kZapping:
         parts_.metrics.Add(Metric::kFaultWaits);
         WaitForPage(zone, index,
                     [state = word.state()](PageWord now) { return now.state() != state; });
+        break;
+      case PageState::kZapping:
+        parts_.metrics.Add(Metric::kFaultWaits);
+        // Zapping pages change in bulk, and who changes them wakes the zone.
+        parts_.parker.Wait(&zone.word, [&page = zone.pages[index]] {
+          return page.Load().state() != PageState::kZapping;
+        });
         break;
       case PageState::kResident:
         return ResolveResident(zone, index, word, kind);
@@ -106,17 +112,13 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
 
 template <typename Done>
 void Pager::WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept {
-  // Zapping pages change in bulk, and who changes them wakes the zone.
   AtomicPageWord& page = zone.pages[index];
   const PageWord word = page.Load();
   if (word.read_ahead()) {
     fetcher_.AwaitWindow(page, word);
     if (done(page.Load())) return;
   }
-  const void* const key = page.Load().state() == PageState::kZapping
-                              ? static_cast<const void*>(&zone.word)
-                              : static_cast<const void*>(&page);
-  parts_.parker.Wait(key, [&] { return done(page.Load()); });
+  parts_.parker.Wait(&page, [&] { return done(page.Load()); });
 }
 
 void Pager::WaitForGate(Zone& zone) noexcept {
@@ -447,6 +449,22 @@ bool Pager::ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end, uint32_t* clai
   }
   SPIRITOS_PAUSE_POINT(kRangeClaimed);
   return true;
+}
+
+void Pager::SetWords(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord)) noexcept {
+  for (uint32_t i = begin; i < end; ++i) {
+    AtomicPageWord& page = zone.pages[i];
+    PageWord word = page.Load();
+    while (true) {
+      if (word.state() == PageState::kLoading) {
+        WaitForPage(zone, i, [](PageWord now) { return now.state() != PageState::kLoading; });
+        word = page.Load();
+      } else if (page.Take(word, to(word))) {
+        break;
+      }
+    }
+    parts_.parker.Unpark(&page);
+  }
 }
 
 void Pager::GiveUpDrop(Zone& zone, uint32_t begin, uint32_t end) noexcept {

@@ -81,6 +81,10 @@ class Pager final : public FaultSink, public SpareWork {
   // pinned.
   [[nodiscard]] bool ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end,
                                  uint32_t* claimed) noexcept;
+  // Sets the words of pages that are claimed or absent to what `to` says of them. A
+  // fault may claim an absent page at any time, and gives it back as the gate is
+  // closed: this waits for it.
+  void SetWords(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord)) noexcept;
   // The pages that were claimed stay. Leaves.
   void GiveUpDrop(Zone& zone, uint32_t begin, uint32_t end) noexcept;
 

@@ -167,14 +167,9 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
       return ErrnoStatus(outcome.error, "madvise(MADV_DONTNEED) on a region");
     }
   }
-  for (uint32_t i = begin; i < end; ++i) {
-    zone.pages[i].Publish(to(zone.pages[i].Load()));
-    zone.versions[i] = 0;
-  }
-  metrics_.Add(Metric::kDiscardedPages, resident);
-  pager_.LeaveExclusive(zone);
-  if (resident != 0) frames_.Give(resident);
-  // Whoever writes these slots again does so after its own first touch.
+  pager_.SetWords(zone, begin, end, to);
+  for (uint32_t i = begin; i < end; ++i) zone.versions[i] = 0;
+  // Before anybody can touch these pages, and so write their slots, again.
   if (with_bytes_begin < with_bytes_end) {
     Slab& slab = zone.region->SlabOf(zone.vpn(with_bytes_begin));
     const uint32_t in_slab = zone.region->IndexInSlab(zone.vpn(with_bytes_begin));
@@ -183,6 +178,9 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
       remote_->Forget(zone.region->SlotOf(zone.vpn(with_bytes_begin)), count);
     }
   }
+  metrics_.Add(Metric::kDiscardedPages, resident);
+  pager_.LeaveExclusive(zone);
+  if (resident != 0) frames_.Give(resident);
   return absl::OkStatus();
 }
 
@@ -193,7 +191,7 @@ absl::Status Space::Impl::Discard(AddressRange range) {
     Zone* zone = region.FindZone(vpn);
     if (zone == nullptr) return absl::OkStatus();
     return EmptyPages(*zone, begin, end, [](PageWord word) {
-      return word.state() == PageState::kHole ? word : word.ToEmpty();
+      return word.state() == PageState::kHole ? word.ToEmpty().ToHole() : word.ToEmpty();
     });
   });
 }
@@ -294,10 +292,9 @@ absl::Status Space::Impl::Protect(AddressRange range, int protection) {
         if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
         if (protection == PROT_NONE) return HidePages(*zone, begin, end);
         pager_.EnterExclusive(*zone, begin, end);
-        for (uint32_t i = begin; i < end; ++i) {
-          const PageWord word = zone->pages[i].Load();
-          if (word.state() == PageState::kHole) zone->pages[i].Publish(word.HoleToAbsent());
-        }
+        pager_.SetWords(*zone, begin, end, [](PageWord word) {
+          return word.state() == PageState::kHole ? word.HoleToAbsent() : word;
+        });
         pager_.LeaveExclusive(*zone);
         return absl::OkStatus();
       }));
@@ -313,15 +310,15 @@ absl::Status Space::Impl::HidePages(Zone& zone, uint32_t begin, uint32_t end) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     evictors_->SweepNow(zone, begin, end);
     pager_.EnterExclusive(zone, begin, end);
-    bool resident = false;
-    for (uint32_t i = begin; i < end && !resident; ++i) {
-      resident = zone.pages[i].Load().state() == PageState::kResident;
+    bool mapped = false;
+    for (uint32_t i = begin; i < end && !mapped; ++i) {
+      const PageState state = zone.pages[i].Load().state();
+      mapped = state == PageState::kResident || state == PageState::kThawing;
     }
-    if (!resident) {
-      for (uint32_t i = begin; i < end; ++i) {
-        const PageWord word = zone.pages[i].Load();
-        if (word.state() != PageState::kHole) zone.pages[i].Publish(word.ToHole());
-      }
+    if (!mapped) {
+      pager_.SetWords(zone, begin, end, [](PageWord word) {
+        return word.state() == PageState::kHole ? word : word.ToHole();
+      });
       pager_.LeaveExclusive(zone);
       return absl::OkStatus();
     }

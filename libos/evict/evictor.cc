@@ -150,10 +150,9 @@ void Evictor::Work() {
       waited_ns = 0;
       if (group_.passive()) break;
     }
-    if (group_.SpareWorkWanted()) {
-      group_.spare_work_->DoOne();
-      continue;
-    }
+    // A little at a time: zones in hand are closed or frozen.
+    const bool spare = group_.SpareWorkWanted();
+    if (spare) group_.spare_work_->DoOne();
     const bool wanted =
         frames.level() + static_cast<int64_t>(expected) < frames.watermarks().high ||
         frames.waiters() > expected;
@@ -180,6 +179,7 @@ void Evictor::Work() {
       continue;
     }
     if (in_flight == 0 && !began) {
+      if (spare) continue;
       if (!wanted) break;
       // Nothing could be claimed now. Ending the turn lets a fault decide.
       if (fruitless_ == 0 || fruitless_ > 4 * (group_.context_.zones.size() + 1)) break;
