@@ -74,7 +74,7 @@ absl::Status Space::Impl::Start() {
 Space::Impl::~Impl() {
   if (evictors_ != nullptr) evictors_->Stop();
   while (!owned_.empty()) {
-    const AddressRange range = owned_.back()->range();
+    const AddressRange range = regions_.FirstOf(owned_.back().get());  // A part, perhaps.
     if (absl::Status status = Unmap(range); !status.ok()) {
       // Pinned pages of a space that ends: their owner is wrong, not the space.
       SPIRITOS_CHECK(false, "the space ends while a region is in use: {}", status.ToString());
@@ -126,6 +126,10 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
 template <typename Visit>
 absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
   SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
+  if (!regions_.Covers(range)) {
+    return InvalidArgument("range {} + {} is not all in regions of this space",
+                           static_cast<void*>(range.begin), range.size.raw());
+  }
   std::byte* at = range.begin;
   while (at < range.end()) {
     Region* region = nullptr;
@@ -347,6 +351,14 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
     return InvalidArgument("range {} + {} ends inside its region and cannot grow while it moves",
                            static_cast<void*>(from.begin), from.size.raw());
   }
+  const uint64_t behind = static_cast<uint64_t>((Vpn::Of(from.end() - 1) - region->first()).raw()) +
+                          region->first_page();
+  if (grows && region->slabs()[behind / kSlabPages].use_count() > 1) {
+    return InvalidArgument(
+        "range {} + {} was moved out of a region that still uses its slab: it "
+        "cannot grow while it moves",
+        static_cast<void*>(from.begin), from.size.raw());
+  }
   const Bytes moved = std::min(BytesOf(PagesFor(new_size)), from.size);
   // Everything to the pool: then only words move, and each page keeps its slot.
   SPIRITOS_RETURN_IF_ERROR(ForEachZone(from, [&](Region& r, Vpn vpn, uint32_t begin, uint32_t end) {
@@ -379,7 +391,13 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
     old_zone.versions[o] = 0;  // The slot is the new page's: Unmap must not forget it.
     new_zone->pages[n].Publish(old_zone.pages[o].Load().HoleToAbsent());
   }
+  // The slots behind it are those of pages that stay: no page may come to use them.
+  const bool others_behind = from.end() != region->range().end();
   SPIRITOS_RETURN_IF_ERROR(UnmapLocked(from));
+  if (others_behind && moved < moved_to->size) {
+    SPIRITOS_RETURN_IF_ERROR(UnmapLocked({moved_to->begin + moved.raw(), moved_to->size - moved}));
+    moved_to->size = moved;
+  }
   return moved_to;
 }
 

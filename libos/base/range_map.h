@@ -50,6 +50,32 @@ class RangeMap {
     return p < entry.end ? entry.owner : nullptr;
   }
 
+  // The first range of `owner`; empty if it has none. REQUIRES: a guard, or no
+  // change meanwhile; Covers() likewise.
+  AddressRange FirstOf(const T* owner) const {
+    const Snapshot* snapshot = snapshot_.load(std::memory_order_acquire);
+    if (snapshot == nullptr) return {};
+    for (const Entry& entry : *snapshot) {
+      if (entry.owner != owner) continue;
+      return {const_cast<std::byte*>(entry.begin),
+              Bytes(static_cast<uint64_t>(entry.end - entry.begin))};
+    }
+    return {};
+  }
+  // Whether ranges of the map cover all of `range`.
+  bool Covers(AddressRange range) const {
+    const Snapshot* snapshot = snapshot_.load(std::memory_order_acquire);
+    const std::byte* at = range.begin;
+    if (snapshot == nullptr) return range.size.raw() == 0;
+    for (const Entry& entry : *snapshot) {
+      if (at >= range.end()) break;
+      if (entry.end <= at) continue;
+      if (entry.begin > at) return false;
+      at = entry.end;
+    }
+    return at >= range.end();
+  }
+
   Epoch& epoch() const { return epoch_; }
 
   // REQUIRES: the range overlaps none that is in the map.

@@ -113,6 +113,7 @@ TEST_CASE("a rescuer stopped between claim and ioctl for two sweeps loses nothin
     frozen.arrived = frozen.passed = rescue.arrived = rescue.passed = 0;
     Options options{.budget = 16_MiB};
     options.fault.oldest_calls = oldest;
+    options.prefetch.kind = PrefetchOptions::Kind::kNone;  // Nothing comes back by itself.
     auto space = MakeSpace(options);
     const AddressRange region = space->CreateRegion(4_MiB).value();
     constexpr uint64_t kPage = 500;

@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "test/support/together.h"
+
 namespace spiritos {
 namespace {
 
@@ -99,23 +101,23 @@ TEST_CASE("several streams; the least recently faulted gives way", "[ahead]") {
 
 TEST_CASE("threads that share a stream share its runs out", "[ahead]") {
   AheadStreams streams;
-  constexpr uint32_t kRounds = 2000;
+  constexpr uint32_t kRounds = 500;
   std::atomic<bool> stop{false};
   std::vector<Run> taken[2];
   std::vector<std::thread> helpers;
   for (std::vector<Run>& mine : taken) {
     helpers.emplace_back([&] {
       while (!stop || streams.pending()) {
-        if (const Run run = streams.Take(); run.count != 0) mine.push_back(run);
+        const Run run = streams.Take();
+        if (run.count != 0) mine.push_back(run);
+        if (run.count == 0) std::this_thread::yield();
       }
     });
   }
   uint64_t at = kFirst;
   for (uint32_t round = 0; round < kRounds; ++round) {
-    while (!streams.GoOn({Vpn(at), 1, kRun}, 2 * kRun)) {
-    }
-    while (streams.pending()) {
-    }
+    YieldUntil([&] { return streams.GoOn({Vpn(at), 1, kRun}, 2 * kRun); });
+    YieldUntil([&] { return !streams.pending(); });
     at += 3 * kRun;
   }
   stop = true;
