@@ -137,6 +137,7 @@ bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noex
     parts_.cache.Give(1);
     return false;
   }
+  SPIRITOS_PAUSE_POINT(kPageClaimed);
   if (zone.word.Load().gate_closed()) [[unlikely]] {
     Unclaim(zone, index, before);
     parts_.cache.Give(1);

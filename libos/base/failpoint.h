@@ -33,6 +33,7 @@ enum class PausePoint : uint32_t {
   kBeforeDrop,     // Writes are acknowledged, nothing is dropped yet.
   kGateClosed,     // The gate is closed, nothing is given up yet.
   kWritePosted,    // A write is in flight.
+  kPageClaimed,    // A fault has claimed an absent page, not looked at the gate yet.
   kRangeOwned,     // A range call owns a zone, nothing is claimed yet.
   kRangeClaimed,   // ... and has claimed what it drops.
   kGuardDecided,   // Whether a fill protects is decided, nothing is filled yet.

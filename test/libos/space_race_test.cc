@@ -105,6 +105,42 @@ TEST_CASE("a pin that comes during a discard is refused nothing and loses nothin
   CHECK(WordOf(region, 16) == 17);
 }
 
+TEST_CASE("a fault that claims a page of a range call gives it back before it is set",
+          "[space][race][uffd]") {
+  static Gate owned;
+  static Gate claimed;
+  owned.arrived = owned.passed = claimed.arrived = claimed.passed = 0;
+  Options options{.budget = 16_MiB};
+  options.prefetch.kind = PrefetchOptions::Kind::kNone;
+  auto space = MakeSpace(options);
+  const AddressRange region = space->CreateRegion(4_MiB).value();
+  for (uint64_t page = 0; page < 1024; ++page) WordOf(region, page) = page + 1;
+  REQUIRE(space->Evict(region).ok());
+
+  // The discard owns the zone; only then the fault claims the page.
+  Failpoints::SetPause(PausePoint::kRangeOwned, [] { owned.Stop(); });
+  absl::Status status;
+  std::thread discarder([&] {
+    status = space->Discard({region.begin + 7 * kPageSize, Bytes(kPageSize)});
+  });
+  owned.AwaitArrival(1);
+  Failpoints::SetPause(PausePoint::kPageClaimed, [] { claimed.Stop(); });
+  uint64_t found = 1;
+  std::thread reader([&] { found = WordOf(region, 7); });
+  claimed.AwaitArrival(1);
+  owned.passed = 1;
+  // Turns enough for a call that would not wait for the claim.
+  for (int turn = 0; turn < 1000; ++turn) sched_yield();
+  claimed.passed = UINT32_MAX;
+  discarder.join();
+  reader.join();
+  Failpoints::SetPause(PausePoint::kRangeOwned, nullptr);
+  Failpoints::SetPause(PausePoint::kPageClaimed, nullptr);
+  CHECK(status.ok());
+  CHECK(found == 0);
+  CHECK(WordOf(region, 8) == 9);
+}
+
 TEST_CASE("a rescuer stopped between claim and ioctl for two sweeps loses nothing",
           "[space][race][uffd]") {
   static Gate frozen;

@@ -36,6 +36,11 @@ void UnleashChaos() {
   for (uint32_t p = 0; p < static_cast<uint32_t>(PausePoint::kCount); ++p) {
     Failpoints::SetPause(static_cast<PausePoint>(p), Dawdle);
   }
+  // Every fault passes here.
+  Failpoints::SetPause(PausePoint::kPageClaimed, [] {
+    thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
+    if (rng() % 32 == 0) Dawdle();
+  });
 }
 
 void HoldGates() { Failpoints::SetPause(PausePoint::kGateClosed, Linger); }
