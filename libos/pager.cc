@@ -19,9 +19,10 @@ constexpr uint16_t kSoonTicks = 32;
 // while it is made; asked for a page ahead, the rest of a run keeps coming.
 constexpr size_t kPageLines = kPageSize / kCacheLine;
 constexpr size_t kFirstLines = 12;  // What a core's fill buffers hold.
-// The longest run that one fault fills from memory of this process. There is no
-// distance to hide, so a run only spreads the fault's 3 us over its pages, at
-// 1.6 us each: beyond 16 it gains nothing and lengthens the tail.
+// The most that one fault fills from memory of this process. There is no distance to
+// hide, so a run only spreads the fault's 3 us over its pages, at 1.6 us each, 2.5
+// where they do not follow each other: beyond 16 it gains nothing and lengthens the
+// tail.
 constexpr uint32_t kInPlaceRun = AheadStreams::kRun;
 // How far helpers fill ahead of such a run, in windows: enough that a fault rarely
 // meets what they have in hand.
@@ -238,6 +239,7 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
     if (plan.stride < 0) first = index - (count - 1);
   }
   const bool strided = plan.count > 1 && plan.stride != 1 && plan.stride != -1;
+  if (strided) plan.count = std::min(plan.count, kInPlaceRun);
   if (!strided) Planned(owner, plan, count);
 
   if (!strided && plan.count >= kInPlaceRun && evictors_->may_lend()) {

@@ -480,13 +480,31 @@ absl::Status Space::Impl::SetBudget(Bytes budget) {
                     pinned_.load(std::memory_order_relaxed), PagesFor(budget).raw()));
   }
   frames_.Resize(PagesFor(budget));
-  if (evictors_->PayDebt()) return absl::OkStatus();
+  if (PayDebt()) return absl::OkStatus();
   const int64_t short_of = -frames_.level();
   frames_.Resize(old);
   return absl::ResourceExhaustedError(
       fmt::format("the budget cannot shrink to {} pages: {} more are pinned or cannot be written "
                   "to the pool; it stays at {}",
                   PagesFor(budget).raw(), short_of, old.raw()));
+}
+
+bool Space::Impl::PayDebt() {
+  if (evictors_->PayDebt()) return true;
+  // It does not see the zones that other sweeps own. Here each is waited for, so a
+  // round in which the debt did not fall has looked at every page that could leave.
+  int64_t before;
+  do {
+    before = frames_.level();
+    for (const auto& region : owned_) {
+      for (size_t z = 0; z < region->zone_count(); ++z) {
+        Zone* zone = region->zone(z);
+        if (zone != nullptr) evictors_->SweepNow(*zone, 0, kZonePages);
+        if (frames_.level() >= 0) return true;
+      }
+    }
+  } while (frames_.level() > before);
+  return false;
 }
 
 void Space::Impl::Drain() {

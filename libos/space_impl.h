@@ -71,6 +71,8 @@ class Space::Impl {
   // Takes the bytes out of pages [begin, end) and sets their words to `to(word)`.
   absl::Status EmptyPages(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord));
   absl::Status HidePages(Zone& zone, uint32_t begin, uint32_t end);
+  // Evicts until no frame is owed; false when what is left cannot leave.
+  bool PayDebt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives back zones and slabs of a region that has no pages left.
   void Retire(Region& region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

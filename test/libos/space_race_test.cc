@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
 #include "test/support/space_peer.h"
 #include "test/support/together.h"
@@ -139,6 +140,59 @@ TEST_CASE("a fault that claims a page of a range call gives it back before it is
   CHECK(status.ok());
   CHECK(found == 0);
   CHECK(WordOf(region, 8) == 9);
+}
+
+TEST_CASE("a budget that shrinks waits for zones that other sweeps own", "[space][race][uffd]") {
+  static Gate sweeping;
+  static thread_local bool passes = false;
+  sweeping.arrived = sweeping.passed = 0;
+  Options options{.budget = 10_MiB};
+  options.evict.max_evictors = 0;
+  options.evict.assist = EvictOptions::Assist::kAlways;
+  auto space = MakeSpace(options);
+  const AddressRange region = space->CreateRegion(16_MiB).value();
+  // Every frame taken: two zones that may leave, and half a zone pinned.
+  const AddressRange kept{region.begin + 2 * kZoneSize, Bytes(kZoneSize / 2)};
+  const absl::Status pinned = space->Pin(kept);
+  INFO(pinned.ToString());
+  REQUIRE(pinned.ok());
+  for (uint64_t page = 0; page < 2560; ++page) WordOf(region, page) = page + 1;
+
+  // Two threads run out of frames, sweep those two zones and stop there.
+  Failpoints::SetPause(PausePoint::kBeforeDrop, [] {
+    if (!passes) sweeping.Stop();
+  });
+  std::vector<std::thread> writers;
+  for (const uint64_t first : {2560, 3328}) {
+    writers.emplace_back([&, first] {
+      for (uint64_t page = first; page < first + 768 && sweeping.arrived.load() < 2; ++page) {
+        WordOf(region, page) = page + 1;
+      }
+    });
+  }
+  sweeping.AwaitArrival(2);
+  absl::Status status;
+  std::atomic<bool> done{false};
+  std::thread setter([&] {
+    passes = true;
+    status = space->SetBudget(6_MiB);
+    done = true;
+  });
+  // Time enough for a call that takes what it cannot see for pinned.
+  const uint64_t deadline = NowNs() + 100 * 1'000'000;
+  YieldUntil([&] { return done.load() || NowNs() > deadline; });
+  CHECK_FALSE(done);
+  sweeping.passed = UINT32_MAX;
+  setter.join();
+  for (std::thread& writer : writers) writer.join();
+  Failpoints::SetPause(PausePoint::kBeforeDrop, nullptr);
+  INFO(status.ToString());
+  CHECK(status.ok());
+  CHECK(space->budget() == 6_MiB);
+  uint64_t wrong = 0;
+  for (uint64_t page = 0; page < 2560; ++page) wrong += WordOf(region, page) != page + 1;
+  CHECK(wrong == 0);
+  space->Unpin(kept);
 }
 
 TEST_CASE("a rescuer stopped between claim and ioctl for two sweeps loses nothing",
