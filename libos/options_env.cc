@@ -153,6 +153,17 @@ constexpr Row kRows[] = {
        options->remote.pool = std::string(value);
        return absl::OkStatus();
      }},
+    {"SPIRITOS_TENANT",
+     [](std::string_view value, Options* options) {
+       const bool well_formed =
+           !value.empty() && value.size() < 48 &&
+           std::all_of(value.begin(), value.end(), [](char c) { return c > ' ' && c < 0x7F; });
+       if (!well_formed) {
+         return InvalidArgument("tenant \"{}\" is not 1 to 47 printable characters", value);
+       }
+       options->remote.tenant = std::string(value);
+       return absl::OkStatus();
+     }},
     {"SPIRITOS_POOL_SIZE",
      [](std::string_view value, Options* options) {
        SPIRITOS_ASSIGN_OR_RETURN(options->remote.pool_size, ParseBytes(value));

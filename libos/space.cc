@@ -158,7 +158,7 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
   uint32_t with_bytes_begin = end;
   uint32_t with_bytes_end = begin;
   for (uint32_t i = begin; i < end; ++i) {
-    if (zone.versions[i] != 0) {  // Its slot was written.
+    if (Zone::HasBytes(zone.versions[i])) {
       with_bytes_begin = std::min(with_bytes_begin, i);
       with_bytes_end = i + 1;
     }
@@ -172,7 +172,7 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
     }
   }
   pager_.SetWords(zone, begin, end, to);
-  for (uint32_t i = begin; i < end; ++i) zone.versions[i] = 0;
+  for (uint32_t i = begin; i < end; ++i) zone.versions[i] = Zone::GivenUp(zone.versions[i]);
   // Before anybody can touch these pages, and so write their slots, again.
   if (with_bytes_begin < with_bytes_end) {
     Slab& slab = zone.region->SlabOf(zone.vpn(with_bytes_begin));

@@ -25,6 +25,7 @@ enum class LockRank : uint32_t {
   kSpace,          // One range call or budget change at a time.
   kRegionTable,    // Regions come and go.
   kSlabMap,        // Slabs are placed.
+  kSlabStore,      // A memory server's ready slabs.
   kEvictorGroup,   // Evictors start and stop.
   kZonePool,       // Spare zones.
   kArena,          // Pinned arena: chunk list.
@@ -33,6 +34,7 @@ enum class LockRank : uint32_t {
   kSweepPool,      // Idle sweep objects.
   kStaging,        // Free staging buffers.
   kAheadStreams,   // What may be filled ahead.
+  kMessages,       // A server pool's free and deferred messages.
   kLane,           // One remote lane's queue.
   kCount,
 };

@@ -35,4 +35,12 @@ absl::StatusOr<Mapping> Mapping::Anonymous(Bytes size, size_t alignment, const c
   return Mapping(AddressRange{begin + head, Bytes(wanted)});
 }
 
+absl::StatusOr<Mapping> Mapping::OfFile(int file, Bytes size, const char* what) {
+  void* const p = mmap(nullptr, size.raw(), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (p == MAP_FAILED) {
+    return ErrnoStatus(errno, fmt::format("{}: cannot map {} bytes", what, size.raw()));
+  }
+  return Mapping(AddressRange{static_cast<std::byte*>(p), size});
+}
+
 }  // namespace spiritos

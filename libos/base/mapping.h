@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mapping: an anonymous mapping with one owner.
+// Mapping: mapped memory with one owner.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +21,9 @@ class Mapping {
   // a multiple of `alignment` (a power of two, at least a page). `what` begins
   // the error message.
   static absl::StatusOr<Mapping> Anonymous(Bytes size, size_t alignment, const char* what);
+
+  // Maps `size` bytes of a file from its beginning, shared.
+  static absl::StatusOr<Mapping> OfFile(int file, Bytes size, const char* what);
 
   std::byte* data() const { return range_.begin; }
   Bytes size() const { return range_.size; }

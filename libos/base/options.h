@@ -57,9 +57,12 @@ struct PrefetchOptions {
 };
 
 struct RemoteOptions {
-  // Where evicted pages go: `embedded:` (memory of this process) or
-  // `file:///path` (slots in a file, direct I/O).
+  // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
+  // (slots in a file, direct I/O), or `tcp://host:port` (a memory server; several,
+  // separated by commas, are one pool).
   std::string pool = "embedded:";  // SPIRITOS_POOL
+  // Whose slabs they are, to memory servers: letters, digits and marks.
+  std::string tenant = "default";  // SPIRITOS_TENANT
   // What the pool may hold. 0 = as much as regions ask for.
   Bytes pool_size;  // SPIRITOS_POOL_SIZE
   // Emulated distance, added by the `shaped` wrapper: 0 = off.

@@ -183,7 +183,7 @@ PageWord PostWrite(PageWord word) {
 void Sweep::WriteInPlace(const EvictContext& context, uint32_t index, PageWord word) noexcept {
   PageWord expected = word;
   if (!zone_->pages[index].Take(expected, PostWrite(word))) return;  // Rescued.
-  ++zone_->versions[index];
+  zone_->versions[index] = Zone::Written(zone_->versions[index]);
   SPIRITOS_PAUSE_POINT(kWritePosted);
   std::byte* const slot = context.remote.Direct(zone_->region->SlotOf(zone_->vpn(index)));
   const int error = SPIRITOS_FAILPOINT(kBackendWrite);
@@ -195,7 +195,7 @@ void Sweep::WriteInPlace(const EvictContext& context, uint32_t index, PageWord w
 void Sweep::QueueWrite(const EvictContext& context, uint32_t index, PageWord word) noexcept {
   PageWord expected = word;
   if (!zone_->pages[index].Take(expected, PostWrite(word))) return;  // Rescued.
-  ++zone_->versions[index];
+  zone_->versions[index] = Zone::Written(zone_->versions[index]);
   pending_hashes_[index] = context.hasher.Hash(zone_->vpn(index).address());
   const SlotId slot = zone_->region->SlotOf(zone_->vpn(index));
   std::byte* const bytes = zone_->vpn(index).address();
@@ -222,6 +222,7 @@ void Sweep::QueueWrite(const EvictContext& context, uint32_t index, PageWord wor
   request.first = slot;
   request.pages = 1;
   request.memory = bytes;
+  request.versions = &zone_->versions[index];
   request_open_ = true;
 }
 

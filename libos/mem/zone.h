@@ -54,8 +54,13 @@ struct Zone : ListLink {
   // Owned by whoever the page's word says: the claimer of Loading, or the sweep
   // while Leaving or Zapping.
   std::array<PageHash, kZonePages> hashes;
-  // Rises by one at every posted write and is never reused.
+  // Rises at every posted write of the page's slot and when the slot's bytes are given
+  // up, and is never reused: a server refuses a write that a newer one has overtaken.
+  // Odd while the slot holds bytes.
   std::array<uint32_t, kZonePages> versions;
+  static constexpr uint32_t Written(uint32_t version) { return (version + 1) | 1; }
+  static constexpr uint32_t GivenUp(uint32_t version) { return version + (version & 1); }
+  static constexpr bool HasBytes(uint32_t version) { return (version & 1) != 0; }
 
   alignas(kCacheLine) std::array<AtomicPageWord, kZonePages> pages;
 

@@ -3,16 +3,31 @@
 #include "libos/remote/pool_factory.h"
 
 #include <string_view>
+#include <utility>
 
 #include "libos/base/status.h"
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/file_backend.h"
+#include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
 
 namespace spiritos {
 namespace {
 
 constexpr std::string_view kFileScheme = "file://";
+constexpr std::string_view kTcpScheme = "tcp://";
+
+absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOptions& options) {
+  ServerPool::Options servers{.tenant = options.tenant, .capacity = options.pool_size};
+  std::string_view rest = options.pool;
+  while (!rest.empty()) {
+    const size_t comma = rest.find(',');
+    SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(rest.substr(0, comma)));
+    servers.servers.push_back(std::move(address));
+    rest = comma == rest.npos ? std::string_view() : rest.substr(comma + 1);
+  }
+  return ServerPool::Create(std::move(servers));
+}
 
 absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions& options) {
   const std::string_view pool = options.pool;
@@ -20,7 +35,9 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
   if (pool.starts_with(kFileScheme) && pool.substr(kFileScheme.size()).starts_with('/')) {
     return FileBackend::Create(std::string(pool.substr(kFileScheme.size())), options.pool_size);
   }
-  return InvalidArgument("pool \"{}\" is none of embedded:, file:///path (SPIRITOS_POOL)", pool);
+  if (pool.starts_with(kTcpScheme)) return ConnectServers(options);
+  return InvalidArgument(
+      "pool \"{}\" is none of embedded:, file:///path, tcp://host:port (SPIRITOS_POOL)", pool);
 }
 
 }  // namespace

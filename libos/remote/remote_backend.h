@@ -13,6 +13,7 @@
 // caller and stays where it is until its status is final.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -40,8 +41,9 @@ enum class IoStatus : uint32_t {
 
 enum class IoResult : uint8_t {
   kOk,
-  kBusy,     // The lane's window is full: poll, then try again.
-  kNoSpace,  // The pool cannot place another slab.
+  kBusy,      // The lane's window is full: poll, then try again.
+  kNoSpace,   // The pool cannot place another slab.
+  kPeerGone,  // A lane's server has been given up; seen by pools, not by their users.
 };
 
 struct IoRequest {
@@ -50,11 +52,19 @@ struct IoRequest {
   SlotId first;
   uint32_t pages = 0;
   std::byte* memory = nullptr;  // pages * 4096 bytes; written by reads only.
-  int error = 0;                // errno, when kFailed.
+  // Of each page of a write, counted up from write to write.
+  const uint32_t* versions = nullptr;
+  int error = 0;  // errno, when kFailed.
 
   std::atomic<IoStatus> status{IoStatus::kIdle};
   IoRequest* next = nullptr;  // The backend's, while pending.
   uint64_t due_ns = 0;        // The shaper's, while pending.
+  // A server pool's, while pending: what is still to end, by copy, and with whom.
+  std::atomic<uint32_t> parts{0};
+  std::atomic<uint8_t> failed{0};
+  uint8_t targets = 0;
+  uint8_t parity = 0;
+  std::array<std::atomic<uint16_t>, 3> servers{};
 
   bool final() const noexcept {
     const IoStatus s = status.load(std::memory_order_acquire);

@@ -40,7 +40,8 @@ uint64_t SpaceOf(const std::string& path) {
 TEST_CASE("an address that names no pool is refused with the variable's name", "[remote]") {
   for (const char* address : {"", "file:", "file://", "file://relative", "tape:///dev/st0"}) {
     CHECK_THAT(MessageOf({.pool = address}), Contains("SPIRITOS_POOL"));
-    CHECK_THAT(MessageOf({.pool = address}), Contains("none of embedded:, file:///path"));
+    CHECK_THAT(MessageOf({.pool = address}),
+               Contains("none of embedded:, file:///path, tcp://host:port"));
   }
 }
 

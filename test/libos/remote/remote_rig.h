@@ -9,14 +9,19 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 
 #include "libos/base/check.h"
 #include "libos/base/mapping.h"
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/file_backend.h"
+#include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
+#include "test/support/server_thread.h"
 #include "test/support/temp_dir.h"
 
 namespace spiritos {
@@ -54,6 +59,16 @@ inline bool PageHolds(const std::byte* page, uint64_t slot, uint64_t version) {
   return true;
 }
 
+// Versions for a write of so many pages, newer than all before. They stay for good: a
+// request's must until it is final.
+inline const uint32_t* NextVersions(uint32_t pages) {
+  static std::mutex mutex;
+  static std::deque<std::vector<uint32_t>> given;
+  static uint32_t version = 0;
+  const std::lock_guard<std::mutex> guard(mutex);
+  return given.emplace_back(pages, ++version).data();
+}
+
 inline void Prepare(IoRequest& request, IoOp op, Lane lane, SlotId first, uint32_t pages,
                     std::byte* memory) {
   request.op = op;
@@ -61,6 +76,7 @@ inline void Prepare(IoRequest& request, IoOp op, Lane lane, SlotId first, uint32
   request.first = first;
   request.pages = pages;
   request.memory = memory;
+  if (op == IoOp::kWrite) request.versions = NextVersions(pages);
   request.error = 0;
   request.status.store(IoStatus::kIdle);
 }
@@ -81,15 +97,18 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 5> kPoolKinds = {
-    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file"};
+inline constexpr std::array<const char*, 6> kPoolKinds = {
+    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "tcp"};
 
 class RemoteRig {
  public:
   // `kind`: one of kPoolKinds.
   explicit RemoteRig(const std::string& kind, uint32_t slabs = 4) {
     const Bytes size(slabs * kSlabSize);
-    if (kind.ends_with("embedded")) {
+    if (kind == "tcp") {
+      server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
+      Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
+    } else if (kind.ends_with("embedded")) {
       Keep(EmbeddedBackend::Create(size));
     } else {
       const bool rings = kind != "file without io_uring";
@@ -119,6 +138,7 @@ class RemoteRig {
   }
 
   TempDir dir_;
+  std::optional<ServerThread> server_;
   std::unique_ptr<RemoteBackend> pool_;
 };
 

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sockets with deadlines, and the two frames of a greeting.
+#include "libos/remote/dial.h"
+
+#include <fmt/core.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "libos/base/clock.h"
+#include "libos/base/status.h"
+
+namespace spiritos {
+namespace {
+
+constexpr std::string_view kTcpScheme = "tcp://";
+constexpr std::string_view kShmScheme = "shm://";
+
+absl::Status TimedOut(std::string_view what) {
+  return absl::DeadlineExceededError(fmt::format("{} took too long", what));
+}
+
+// Waits for `events`; false at the deadline.
+bool AwaitSocket(int socket, short events, uint64_t deadline_ns) {
+  while (true) {
+    const uint64_t now = NowNs();
+    if (now >= deadline_ns) return false;
+    pollfd wait{socket, events, 0};
+    const uint64_t left_ms = (deadline_ns - now) / 1'000'000 + 1;
+    if (poll(&wait, 1, static_cast<int>(std::min<uint64_t>(left_ms, 1000))) > 0) return true;
+  }
+}
+
+absl::Status SendAll(int socket, std::span<const std::byte> bytes, uint64_t deadline_ns) {
+  while (!bytes.empty()) {
+    const ssize_t sent = send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) {
+      bytes = bytes.subspan(static_cast<size_t>(sent));
+    } else if (errno == EAGAIN) {
+      if (!AwaitSocket(socket, POLLOUT, deadline_ns)) return TimedOut("sending to a memory server");
+    } else if (errno != EINTR) {
+      return ErrnoStatus(errno, "sending to a memory server");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReceiveAll(int socket, std::span<std::byte> bytes, uint64_t deadline_ns,
+                        UniqueFd* file) {
+  while (!bytes.empty()) {
+    iovec part{bytes.data(), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    const ssize_t got = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got > 0) {
+      bytes = bytes.subspan(static_cast<size_t>(got));
+      const cmsghdr* const header = CMSG_FIRSTHDR(&message);
+      if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+        int received;
+        std::memcpy(&received, CMSG_DATA(header), sizeof(received));
+        UniqueFd owned(received);
+        if (file != nullptr) *file = std::move(owned);
+      }
+    } else if (got == 0) {
+      return absl::UnavailableError("the memory server closed the connection");
+    } else if (errno == EAGAIN) {
+      if (!AwaitSocket(socket, POLLIN, deadline_ns)) return TimedOut("a memory server's answer");
+    } else if (errno != EINTR) {
+      return ErrnoStatus(errno, "receiving from a memory server");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FrameHeader> ReceiveReply(int socket, const FrameHeader& request,
+                                         uint64_t deadline_ns, UniqueFd* file) {
+  while (true) {
+    FrameBytes bytes;
+    SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, bytes, deadline_ns, file));
+    FrameHeader header;
+    const FrameError error = DecodeFrame(bytes, &header);
+    if (error != FrameError::kNone) {
+      return absl::DataLossError(
+          fmt::format("a memory server's answer is damaged: {}", FrameErrorName(error)));
+    }
+    if (header.reply() && header.op == request.op && header.id == request.id) return header;
+    if (header.op != WireOp::kRetake) {
+      return absl::DataLossError("a memory server answers what was not asked");
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<ServerAddress> ServerAddress::Parse(std::string_view text) {
+  ServerAddress address;
+  if (text.starts_with(kShmScheme)) {
+    address.kind = Kind::kUnix;
+    address.host = text.substr(kShmScheme.size());
+    if (!address.host.starts_with('/')) {
+      return InvalidArgument("\"{}\" is not of the form shm:///path/of/socket (SPIRITOS_POOL)",
+                             text);
+    }
+    return address;
+  }
+  if (!text.starts_with(kTcpScheme)) {
+    return InvalidArgument("\"{}\" is neither tcp://host:port nor shm:///path (SPIRITOS_POOL)",
+                           text);
+  }
+  const std::string_view place = text.substr(kTcpScheme.size());
+  const size_t colon = place.rfind(':');
+  const bool bracketed = place.starts_with('[') && colon != place.npos && place[colon - 1] == ']';
+  if (colon == place.npos || colon == 0 || colon + 1 == place.size()) {
+    return InvalidArgument("\"{}\" is not of the form tcp://host:port (SPIRITOS_POOL)", text);
+  }
+  address.host = bracketed ? place.substr(1, colon - 2) : place.substr(0, colon);
+  address.port = place.substr(colon + 1);
+  const bool digits = std::all_of(address.port.begin(), address.port.end(),
+                                  [](char c) { return c >= '0' && c <= '9'; });
+  if (!digits || address.port.size() > 5 || std::stoi(address.port) == 0 ||
+      std::stoi(address.port) > 65535) {
+    return InvalidArgument("\"{}\" is no port, in \"{}\" (SPIRITOS_POOL)", address.port, text);
+  }
+  return address;
+}
+
+std::string ServerAddress::ToString() const {
+  return kind == Kind::kUnix ? fmt::format("{}{}", kShmScheme, host)
+                             : fmt::format("{}{}:{}", kTcpScheme, host, port);
+}
+
+absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns) {
+  sockaddr_storage to{};
+  socklen_t size = 0;
+  if (address.kind == ServerAddress::Kind::kUnix) {
+    auto& name = reinterpret_cast<sockaddr_un&>(to);
+    name.sun_family = AF_UNIX;
+    if (address.host.size() >= sizeof(name.sun_path)) {
+      return InvalidArgument("socket path {} is longer than {} characters (SPIRITOS_POOL)",
+                             address.host, sizeof(name.sun_path) - 1);
+    }
+    std::memcpy(name.sun_path, address.host.c_str(), address.host.size() + 1);
+    size = sizeof(sockaddr_un);
+  } else {
+    addrinfo hints{};
+    hints.ai_flags = AI_NUMERICSERV;
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* found = nullptr;
+    const int error = getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
+    if (error != 0) {
+      return absl::UnavailableError(
+          fmt::format("finding {}: {}", address.ToString(), gai_strerror(error)));
+    }
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
+    std::memcpy(&to, found->ai_addr, found->ai_addrlen);
+    size = found->ai_addrlen;
+  }
+  UniqueFd socket(::socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return ErrnoStatus(errno, "making a socket");
+  const std::string what = fmt::format("connecting to {}", address.ToString());
+  if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), size) != 0) {
+    if (errno != EINPROGRESS) return ErrnoStatus(errno, what);
+    if (!AwaitSocket(socket.get(), POLLOUT, deadline_ns)) return TimedOut(what);
+    int error = 0;
+    socklen_t error_size = sizeof(error);
+    getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &error_size);
+    if (error != 0) return ErrnoStatus(error, what);
+  }
+  if (to.ss_family != AF_UNIX) {
+    const int on = 1;
+    setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  }
+  return socket;
+}
+
+absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t deadline_ns,
+                                UniqueFd* file) {
+  FrameBytes bytes;
+  EncodeFrame(request, &bytes);
+  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, bytes, deadline_ns));
+  return ReceiveReply(socket, request, deadline_ns, file);
+}
+
+absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns) {
+  HelloBytes body;
+  EncodeHello(hello, &body);
+  FrameHeader request;
+  request.version = kOldestWireVersion;  // What any server reads; the body says more.
+  request.op = WireOp::kHello;
+  request.payload = HelloBody::kSize;
+  request.payload_crc = Crc32c(body);
+  FrameBytes bytes;
+  EncodeFrame(request, &bytes);
+  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, bytes, deadline_ns));
+  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, body, deadline_ns));
+  SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader reply,
+                            ReceiveReply(socket, request, deadline_ns, nullptr));
+  WelcomeBytes answer;
+  SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, answer, deadline_ns, nullptr));
+  if (reply.status != WireStatus::kOk) {
+    return absl::PermissionDeniedError(
+        fmt::format("the memory server refuses: {}", WireStatusName(reply.status)));
+  }
+  WelcomeBody welcome;
+  if (Crc32c(answer) != reply.payload_crc || !DecodeWelcome(answer, &welcome)) {
+    return absl::DataLossError("a memory server's greeting is damaged");
+  }
+  return welcome;
+}
+
+}  // namespace spiritos

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dialling a memory server: an address, a connected socket, the greeting.
+//
+// Every step has a deadline. Context: any; these calls block.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libos/base/fd.h"
+#include "libos/remote/wire.h"
+
+namespace spiritos {
+
+// Where a server listens: tcp://host:port or shm:///path/of/socket.
+struct ServerAddress {
+  enum class Kind : uint8_t { kTcp, kUnix };
+  Kind kind = Kind::kTcp;
+  std::string host;  // Or the path.
+  std::string port;
+
+  static absl::StatusOr<ServerAddress> Parse(std::string_view text);
+  std::string ToString() const;
+};
+
+// A non-blocking socket, connected, without delay for small messages.
+absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns);
+
+// One frame out and its reply in, over a socket that nothing else uses meanwhile.
+// `*file` takes a descriptor that comes with the reply, when asked for.
+absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t deadline_ns,
+                                UniqueFd* file = nullptr);
+
+// Says who we are. An error names the server's reason.
+absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns);
+
+}  // namespace spiritos

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// The serving loop: who is looked at when, and who has been silent for too long.
+#include "libos/remote/server/server.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "libos/base/check.h"
+#include "libos/base/clock.h"
+#include "libos/base/log.h"
+#include "libos/base/parker.h"
+#include "libos/base/status.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kReviewNs = 250 * kMs;
+// After the last request the server looks for the next one for about as long as a
+// sleep and a wake-up would cost.
+constexpr uint64_t kLingerNs = 20'000;
+// Steps of one urgent connection before the others are looked at.
+constexpr int kUrgentSteps = 8;
+constexpr int kEvents = 64;
+
+// The machine, as copies of a page must not share one.
+WireId HostId() {
+  WireId id{};
+  UniqueFd file(open("/etc/machine-id", O_RDONLY | O_CLOEXEC));
+  std::array<char, 32> text{};
+  if (file.valid() && read(file.get(), text.data(), text.size()) == 32) {
+    const auto nibble = [](char c) {
+      return static_cast<uint8_t>(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10) & 0xF;
+    };
+    for (size_t i = 0; i < id.size(); ++i) {
+      id[i] = static_cast<std::byte>(nibble(text[2 * i]) << 4 | nibble(text[2 * i + 1]));
+    }
+  }
+  return id;
+}
+
+}  // namespace
+
+MemoryServer::MemoryServer(const ServerOptions& options)
+    : options_(options),
+      slabs_(options.memory.raw() / kSlabSize),
+      store_({.slabs = slabs_, .lock = options.lock_memory}),
+      tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
+      parts_{tenancy_, counters_, {}, store_} {
+  parts_.welcome.host = HostId();
+  parts_.welcome.lease_ms = static_cast<uint32_t>(options.lease_ms);
+  parts_.welcome.max_requests = ServerSession::kMaxRequests;
+}
+
+absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerOptions& options) {
+  if (options.memory.raw() < kSlabSize) {
+    return InvalidArgument("memory of {} bytes is below a slab of {} (--memory)",
+                           options.memory.raw(), kSlabSize);
+  }
+  if (options.lease_ms < 1000 || options.lease_ms > UINT32_MAX) {
+    return InvalidArgument("a lease of {} ms is not within 1 s and 49 days (--lease)",
+                           options.lease_ms);
+  }
+  if (options.unix_path.empty() && options.tcp_port < 0) {
+    return InvalidArgument("nothing to listen on (--unix, --tcp)");
+  }
+  std::unique_ptr<MemoryServer> server(new MemoryServer(options));
+  if (getrandom(server->parts_.welcome.server.data(), server->parts_.welcome.server.size(), 0) <
+      0) {
+    return ErrnoStatus(errno, "naming the server");
+  }
+  SPIRITOS_RETURN_IF_ERROR(server->store_.Refill());
+  SPIRITOS_RETURN_IF_ERROR(server->Listen());
+  server->refiller_ = std::thread(&MemoryServer::RefillLoop, server.get());
+  return server;
+}
+
+MemoryServer::~MemoryServer() {
+  Stop();
+  refill_wanted_.fetch_add(1);
+  FutexWake(refill_wanted_, 1);
+  if (refiller_.joinable()) refiller_.join();
+  connections_.clear();  // Before what their sessions borrow.
+  if (unix_listener_.valid()) unlink(options_.unix_path.c_str());
+}
+
+void MemoryServer::Stop() noexcept {
+  stopping_.store(true);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t ignored = write(wake_.get(), &one, sizeof(one));
+}
+
+absl::Status MemoryServer::Listen() {
+  epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
+  wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_.valid() || !wake_.valid()) return ErrnoStatus(errno, "making the server's events");
+  if (!options_.unix_path.empty()) SPIRITOS_RETURN_IF_ERROR(ListenUnix());
+  if (options_.tcp_port >= 0) SPIRITOS_RETURN_IF_ERROR(ListenTcp());
+  for (const int fd : {wake_.get(), unix_listener_.get(), tcp_listener_.get()}) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    if (fd >= 0 && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      return ErrnoStatus(errno, "watching the server's sockets");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryServer::ListenUnix() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string& path = options_.unix_path;
+  if (path.size() >= sizeof(address.sun_path)) {
+    return InvalidArgument("socket path {} is longer than {} characters (--unix)", path,
+                           sizeof(address.sun_path) - 1);
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const auto* const name = reinterpret_cast<const sockaddr*>(&address);
+  // A socket that nobody answers on is a dead server's, and in the way.
+  const UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (connect(probe.get(), name, sizeof(address)) == 0) {
+    return absl::FailedPreconditionError(
+        fmt::format("another server listens on {} (--unix)", path));
+  }
+  struct stat info;
+  if (errno == ECONNREFUSED && stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) {
+    unlink(path.c_str());
+  }
+  unix_listener_ = UniqueFd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!unix_listener_.valid() || bind(unix_listener_.get(), name, sizeof(address)) != 0 ||
+      listen(unix_listener_.get(), SOMAXCONN) != 0) {
+    const int error = errno;
+    unix_listener_.Reset();
+    return ErrnoStatus(error, fmt::format("listening on {} (--unix)", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryServer::ListenTcp() {
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string port = fmt::format("{}", options_.tcp_port);
+  if (const int error = getaddrinfo(options_.tcp_host.c_str(), port.c_str(), &hints, &found);
+      error != 0) {
+    return InvalidArgument("{}:{}: {} (--tcp)", options_.tcp_host, port, gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
+  tcp_listener_ = UniqueFd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int on = 1;
+  setsockopt(tcp_listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (!tcp_listener_.valid() || bind(tcp_listener_.get(), found->ai_addr, found->ai_addrlen) != 0 ||
+      listen(tcp_listener_.get(), SOMAXCONN) != 0) {
+    const int error = errno;
+    tcp_listener_.Reset();
+    return ErrnoStatus(error, fmt::format("listening on {}:{} (--tcp)", options_.tcp_host, port));
+  }
+  sockaddr_storage bound{};
+  socklen_t size = sizeof(bound);
+  getsockname(tcp_listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size);
+  tcp_port_ =
+      ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(bound).sin6_port
+                                        : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
+  return absl::OkStatus();
+}
+
+void MemoryServer::Run() {
+  std::array<epoll_event, kEvents> events;
+  while (!stopping_.load()) {
+    const int ready = epoll_wait(epoll_.get(), events.data(), kEvents, WaitMs(NowNs()));
+    const uint64_t now = NowNs();
+    for (int i = 0; i < ready; ++i) {
+      const int fd = events[static_cast<size_t>(i)].data.fd;
+      if (fd == unix_listener_.get() || fd == tcp_listener_.get()) {
+        Accept(fd, now);
+        continue;
+      }
+      const auto at = connections_.find(fd);
+      if (at == connections_.end()) continue;  // The wake-up, or closed by an event before.
+      ServerConnection& connection = *at->second;
+      if (connection.urgent()) {
+        TakeTurns(connection, now);
+      } else if (!connection.in_queue) {
+        connection.in_queue = true;
+        queue_.push_back(&connection);
+      }
+      busy_until_ns_ = now + kLingerNs;
+    }
+    if (!queue_.empty()) {
+      ServerConnection& next = *queue_.front();
+      queue_.erase(queue_.begin());
+      next.in_queue = false;
+      StepOnce(next, now);
+    }
+    if (now - reviewed_ns_ > kReviewNs) Review(now);
+  }
+}
+
+int MemoryServer::WaitMs(uint64_t now_ns) const {
+  if (!queue_.empty() || now_ns < busy_until_ns_) return 0;
+  return static_cast<int>(kReviewNs / kMs) * (connections_.empty() ? 4 : 1);
+}
+
+void MemoryServer::TakeTurns(ServerConnection& connection, uint64_t now_ns) {
+  for (int step = 0; step < kUrgentSteps; ++step) {
+    const auto turn = connection.Step(parts_, now_ns);
+    if (turn == ServerConnection::Turn::kClosed) return Close(connection);
+    if (turn == ServerConnection::Turn::kDrained) break;
+  }
+  Watch(connection);
+}
+
+void MemoryServer::StepOnce(ServerConnection& connection, uint64_t now_ns) {
+  const auto turn = connection.Step(parts_, now_ns);
+  if (turn == ServerConnection::Turn::kClosed) return Close(connection);
+  Watch(connection);
+  if (turn == ServerConnection::Turn::kMore) {
+    connection.in_queue = true;
+    queue_.push_back(&connection);
+  }
+}
+
+void MemoryServer::Watch(ServerConnection& connection) {
+  const uint32_t wanted =
+      (connection.waits_to_receive() ? EPOLLIN : 0u) | (connection.waits_to_send() ? EPOLLOUT : 0u);
+  if (wanted == connection.polled_for) return;
+  epoll_event event{.events = wanted, .data = {.fd = connection.socket()}};
+  epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.socket(), &event);
+  connection.polled_for = wanted;
+}
+
+void MemoryServer::Accept(int listener, uint64_t now_ns) {
+  UniqueFd socket(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket.valid()) return;  // Gone again, or no descriptors: Review() makes room.
+  counters_.Add(ServerCounter::kConnections);
+  std::string identity;
+  const bool local = listener == unix_listener_.get();
+  if (local) {
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
+    identity = fmt::format("uid{}:", peer.uid);
+  } else {
+    const int on = 1;
+    setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  }
+  const int fd = socket.get();
+  auto connection =
+      std::make_unique<ServerConnection>(std::move(socket), std::move(identity), local, now_ns);
+  connection->polled_for = EPOLLIN;
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return;
+  connections_[fd] = std::move(connection);
+  connection_count_.store(connections_.size(), std::memory_order_relaxed);
+}
+
+void MemoryServer::Close(ServerConnection& connection) {
+  std::erase(queue_, &connection);
+  connections_.erase(connection.socket());  // Closing the socket ends its watch.
+  connection_count_.store(connections_.size(), std::memory_order_relaxed);
+}
+
+void MemoryServer::Review(uint64_t now_ns) {
+  reviewed_ns_ = now_ns;
+  std::vector<ServerConnection*> dead;
+  for (const auto& [fd, connection] : connections_) {
+    const uint64_t idle_ns = now_ns - connection->progress_ns();
+    if (!connection->greeted() && idle_ns > options_.greeting_ms * kMs) {
+      counters_.Add(ServerCounter::kSilentPeers);
+      dead.push_back(connection.get());
+    } else if (connection->has_outgoing() && idle_ns > options_.slow_peer_ms * kMs) {
+      counters_.Add(ServerCounter::kSlowPeers);
+      dead.push_back(connection.get());
+    } else if (connection->greeted() &&
+               now_ns - connection->session()->client().heard_ns > options_.lease_ms * kMs) {
+      dead.push_back(connection.get());
+    }
+  }
+  for (ServerConnection* connection : dead) Close(*connection);
+  const uint32_t expired = tenancy_.Expire(now_ns);
+  if (expired != 0) counters_.Add(ServerCounter::kLeasesExpired, expired);
+  client_count_.store(tenancy_.client_count(), std::memory_order_relaxed);
+  if (store_.ready() + store_.rented() < slabs_) {
+    refill_wanted_.fetch_add(1);
+    FutexWake(refill_wanted_, 1);
+  }
+}
+
+void MemoryServer::RefillLoop() {
+  while (!stopping_.load()) {
+    const uint32_t seen = refill_wanted_.load();
+    if (const absl::Status status = store_.Refill(); !status.ok()) {
+      LogWarning(fmt::format("making slabs ready: {}", status.ToString()));
+    }
+    FutexWait(refill_wanted_, seen);
+  }
+}
+
+}  // namespace spiritos

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// MemoryServer: slabs of memory for tenants, behind `spiritos memd`.
+//
+// One thread serves all connections: a read is a system call in and one out, and there
+// is nothing to do in parallel that the memory's bandwidth would not bound. Demand
+// reads go first: between any two steps of connections that move bulk, those that
+// somebody waits for are looked at. A second thread makes slabs ready.
+//
+// Threads: Run() by one; Stop() and the figures from any; Stop() from signal handlers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libos/base/fd.h"
+#include "libos/remote/server/connection.h"
+#include "libos/remote/server/server_counters.h"
+#include "libos/remote/server/slab_store.h"
+#include "libos/remote/server/tenancy.h"
+
+namespace spiritos {
+
+struct ServerOptions {
+  // Where to listen; an empty one is not listened on.
+  std::string unix_path;
+  std::string tcp_host = "127.0.0.1";
+  int tcp_port = -1;  // -1 = no TCP; 0 = any free port, see tcp_port().
+
+  Bytes memory = Bytes(uint64_t{1} << 30);  // Rounded down to slabs of 64 MiB.
+  bool lock_memory = true;                  // Where allowed.
+  uint64_t lease_ms = 60'000;
+  uint64_t greeting_ms = 5'000;    // To say who one is.
+  uint64_t slow_peer_ms = 30'000;  // To take a reply.
+  uint64_t slab_quota = 0;         // Slabs of one tenant; 0 = no limit.
+};
+
+class MemoryServer {
+ public:
+  // Takes the memory and listens. Errors name the option.
+  static absl::StatusOr<std::unique_ptr<MemoryServer>> Create(const ServerOptions& options);
+  ~MemoryServer();
+
+  // Serves until Stop().
+  void Run();
+  void Stop() noexcept;
+
+  int tcp_port() const { return tcp_port_; }
+  uint64_t slabs() const { return slabs_; }
+  const SlabStore& store() const { return store_; }
+  const ServerCounters& counters() const { return counters_; }
+  // Now, as the serving thread saw it last.
+  uint64_t connections() const { return connection_count_.load(std::memory_order_relaxed); }
+  uint64_t clients() const { return client_count_.load(std::memory_order_relaxed); }
+
+ private:
+  explicit MemoryServer(const ServerOptions& options);
+  absl::Status Listen();
+  absl::Status ListenUnix();
+  absl::Status ListenTcp();
+
+  void Accept(int listener, uint64_t now_ns);
+  void TakeTurns(ServerConnection& connection, uint64_t now_ns);
+  void StepOnce(ServerConnection& connection, uint64_t now_ns);
+  void Watch(ServerConnection& connection);
+  void Close(ServerConnection& connection);
+  void Review(uint64_t now_ns);
+  int WaitMs(uint64_t now_ns) const;
+  void RefillLoop();
+
+  const ServerOptions options_;
+  const uint64_t slabs_;
+  SlabStore store_;
+  Tenancy tenancy_;
+  ServerCounters counters_;
+  ServerParts parts_;
+
+  UniqueFd epoll_;
+  UniqueFd wake_;  // An eventfd: stop.
+  UniqueFd unix_listener_;
+  UniqueFd tcp_listener_;
+  int tcp_port_ = -1;
+
+  std::unordered_map<int, std::unique_ptr<ServerConnection>> connections_;
+  std::vector<ServerConnection*> queue_;  // Have a turn coming.
+  uint64_t reviewed_ns_ = 0;
+  uint64_t busy_until_ns_ = 0;  // Until then it looks instead of sleeping.
+
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint64_t> connection_count_{0};
+  std::atomic<uint64_t> client_count_{0};
+  std::atomic<uint32_t> refill_wanted_{0};
+  std::thread refiller_;
+};
+
+}  // namespace spiritos

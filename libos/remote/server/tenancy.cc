@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Leases, ownership and counts of slabs.
+#include "libos/remote/server/tenancy.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "libos/base/check.h"
+
+namespace spiritos {
+
+size_t Tenancy::IdHash::operator()(const WireId& id) const noexcept {
+  size_t hash;  // Ids are random.
+  std::memcpy(&hash, id.data(), sizeof(hash));
+  return hash;
+}
+
+Tenancy::Tenancy(SlabStore& store, const Options& options) : store_(store), options_(options) {}
+
+Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_ns) {
+  std::unique_ptr<Client>& client = clients_[id];
+  if (client == nullptr) {
+    client = std::make_unique<Client>();
+    client->id = id;
+    client->tenant = tenant;
+    SPIRITOS_CHECK(getrandom(client->token.data(), client->token.size(), 0) ==
+                       static_cast<ssize_t>(client->token.size()),
+                   "the kernel gives no random bytes");
+  }
+  if (client->tenant != tenant) return nullptr;
+  client->heard_ns = now_ns;
+  return client.get();
+}
+
+Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
+  const auto at = clients_.find(id);
+  if (at == clients_.end()) return nullptr;
+  // In time that does not depend on where they differ.
+  std::byte difference{0};
+  for (size_t i = 0; i < token.size(); ++i) difference |= at->second->token[i] ^ token[i];
+  return difference == std::byte{0} ? at->second.get() : nullptr;
+}
+
+WireStatus Tenancy::Place(Client& client, RentedSlab** placed) {
+  uint64_t& count = tenant_slabs_[client.tenant];
+  if (options_.slab_quota != 0 && count >= options_.slab_quota) return WireStatus::kOverQuota;
+  SlabMemory memory = store_.Take();
+  if (!memory.valid()) return WireStatus::kNoSpace;
+  auto slab = std::make_unique<RentedSlab>();
+  slab->id = next_slab_++;
+  slab->memory = std::move(memory);
+  ++count;
+  client.slabs.insert(slab->id);
+  *placed = slab.get();
+  slabs_.emplace(slab->id, std::move(slab));
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found) {
+  // One answer for the slabs of others and for none: ids say nothing.
+  if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
+  RentedSlab& rented = *slabs_.at(slab);
+  if (epoch < rented.epoch) return WireStatus::kStaleEpoch;
+  *found = &rented;
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Share(Client& client, uint64_t slab) {
+  if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
+  ++slabs_.at(slab)->references;
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Release(Client& client, uint64_t slab) {
+  if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
+  RentedSlab& rented = *slabs_.at(slab);
+  if (--rented.references != 0) return WireStatus::kOk;
+  client.slabs.erase(slab);
+  --tenant_slabs_[client.tenant];
+  Drop(rented);
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Fence(Client& client, uint64_t slab, uint32_t epoch) {
+  RentedSlab* rented = nullptr;
+  const WireStatus status = Find(client, slab, epoch, &rented);
+  if (status == WireStatus::kOk) rented->epoch = epoch;
+  return status;
+}
+
+void Tenancy::LetGo(RentedSlab& slab) {
+  SPIRITOS_DCHECK(slab.holds != 0, "slab {} is not held", slab.id);
+  if (--slab.holds == 0 && slab.released) Drop(slab);
+}
+
+void Tenancy::Drop(RentedSlab& slab) {
+  slab.released = true;
+  if (slab.holds != 0) return;
+  slabs_.erase(slab.id);
+  store_.CountReturned();
+}
+
+uint32_t Tenancy::Expire(uint64_t now_ns) {
+  uint32_t expired = 0;
+  for (auto at = clients_.begin(); at != clients_.end();) {
+    Client& client = *at->second;
+    if (client.connections != 0 || now_ns - client.heard_ns < options_.lease_ns) {
+      ++at;
+      continue;
+    }
+    for (const uint64_t slab : client.slabs) Drop(*slabs_.at(slab));
+    tenant_slabs_[client.tenant] -= client.slabs.size();
+    ++expired;
+    at = clients_.erase(at);
+  }
+  return expired;
+}
+
+uint64_t Tenancy::NextExpiry() const {
+  uint64_t next = UINT64_MAX;
+  for (const auto& [id, client] : clients_) {
+    if (client->connections == 0) next = std::min(next, client->heard_ns + options_.lease_ns);
+  }
+  return next;
+}
+
+}  // namespace spiritos

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tenancy: who rents which slabs of a memory server, and for how long still.
+//
+// A client is one space of a tenant's process; it owns the slabs it places and can
+// name no others. Every frame it sends renews its lease; a client that no connection
+// has heard of for a lease loses its slabs, all at once. Slabs are counted: a fork
+// holds its parent's with Share, and the last Release frees.
+//
+// A slab that a reply still reads is held: it is gone for its client at once, its
+// memory once the reply is sent. Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "libos/remote/server/slab_store.h"
+#include "libos/remote/wire.h"
+
+namespace spiritos {
+
+struct RentedSlab {
+  uint64_t id = 0;  // Never used twice by a server's state.
+  uint32_t epoch = 1;
+  uint32_t references = 1;
+  uint32_t holds = 0;     // Frames that read or write its memory now.
+  bool released = false;  // Kept for the holds alone.
+  SlabMemory memory;
+};
+
+struct Client {
+  WireId id{};
+  WireId token{};
+  std::string tenant;
+  uint64_t heard_ns = 0;
+  uint32_t connections = 0;
+  // The last question that changed something, and its answer: when it is asked again,
+  // because the connection broke before the answer came, it is not done again.
+  uint64_t answered = 0;
+  FrameHeader answer;
+  std::unordered_set<uint64_t> slabs;
+};
+
+class Tenancy {
+ public:
+  struct Options {
+    uint64_t lease_ns = 0;
+    uint64_t slab_quota = 0;  // Of a tenant; 0 = none.
+  };
+
+  Tenancy(SlabStore& store, const Options& options);
+
+  // The client, made known if it is new. Null when another tenant uses that id: ids
+  // are random, so that is no accident.
+  Client* Enter(const WireId& id, std::string_view tenant, uint64_t now_ns);
+  // The client that was given the token, or null.
+  Client* FindByToken(const WireId& id, const WireId& token);
+
+  WireStatus Place(Client& client, RentedSlab** placed);
+  // The client's slab, if it is one and `epoch` is not fenced off.
+  WireStatus Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found);
+  WireStatus Share(Client& client, uint64_t slab);
+  WireStatus Release(Client& client, uint64_t slab);
+  WireStatus Fence(Client& client, uint64_t slab, uint32_t epoch);
+
+  static void Hold(RentedSlab& slab) { ++slab.holds; }
+  void LetGo(RentedSlab& slab);
+
+  // Takes the slabs of clients whose lease is over; how many clients.
+  uint32_t Expire(uint64_t now_ns);
+  // When the next lease may be over; UINT64_MAX with none.
+  uint64_t NextExpiry() const;
+
+  // Slabs that are not ready yet, but will be.
+  uint64_t soon() const { return store_.free(); }
+  const Options& options() const { return options_; }
+  size_t client_count() const { return clients_.size(); }
+
+ private:
+  void Drop(RentedSlab& slab);
+
+  SlabStore& store_;
+  const Options options_;
+  uint64_t next_slab_ = 1;
+  std::unordered_map<uint64_t, std::unique_ptr<RentedSlab>> slabs_;
+  struct IdHash {
+    size_t operator()(const WireId& id) const noexcept;
+  };
+  std::unordered_map<WireId, std::unique_ptr<Client>, IdHash> clients_;
+  std::unordered_map<std::string, uint64_t> tenant_slabs_;
+};
+
+}  // namespace spiritos

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Making, checking and remaking the connections to one server.
+#include "libos/remote/server_link.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "libos/base/log.h"
+#include "libos/base/status.h"
+
+namespace spiritos {
+
+ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string tenant,
+                       ServerLane::Sink& sink)
+    : address_(std::move(address)),
+      client_(client),
+      tenant_(std::move(tenant)),
+      lanes_{ServerLane(sink), ServerLane(sink), ServerLane(sink)} {}
+
+bool ServerLink::needs_connecting() const {
+  if (state_ == State::kLost) return false;
+  if (!control_.valid()) return true;
+  for (size_t i = 0; i < kLanes; ++i) {
+    if (!lane_made_[i] || lanes_[i].broken()) return true;
+  }
+  return false;
+}
+
+absl::Status ServerLink::Open(HelloBody::Role role, uint64_t deadline_ns, UniqueFd* socket,
+                              WelcomeBody* welcome) {
+  SPIRITOS_ASSIGN_OR_RETURN(*socket, Dial(address_, deadline_ns));
+  HelloBody hello;
+  hello.role = role;
+  hello.client = client_;
+  if (role != HelloBody::Role::kControl) hello.token = welcome_.token;
+  std::copy_n(tenant_.begin(), std::min(tenant_.size(), hello.tenant.size() - 1),
+              hello.tenant.begin());
+  SPIRITOS_ASSIGN_OR_RETURN(*welcome, Greet(socket->get(), hello, deadline_ns));
+  return absl::OkStatus();
+}
+
+absl::Status ServerLink::Connect(uint64_t deadline_ns) {
+  if (state_ == State::kLost) {
+    return absl::DataLossError(fmt::format("{} has been given up", address_.ToString()));
+  }
+  if (!control_.valid()) {
+    UniqueFd socket;
+    WelcomeBody welcome;
+    SPIRITOS_RETURN_IF_ERROR(Open(HelloBody::Role::kControl, deadline_ns, &socket, &welcome));
+    if (known_ && (welcome.server != welcome_.server || welcome.token != welcome_.token)) {
+      return absl::DataLossError(fmt::format(
+          "{} has been restarted without its slabs, or the lease is over", address_.ToString()));
+    }
+    welcome_ = welcome;
+    known_ = true;
+    control_ = std::move(socket);
+  }
+  SPIRITOS_RETURN_IF_ERROR(SettleUnanswered(deadline_ns));
+  for (size_t i = 0; i < kLanes; ++i) {
+    if (lane_made_[i] && !lanes_[i].broken()) continue;
+    UniqueFd socket;
+    WelcomeBody welcome;
+    const auto role = static_cast<HelloBody::Role>(i + 1);
+    SPIRITOS_RETURN_IF_ERROR(Open(role, deadline_ns, &socket, &welcome));
+    lanes_[i].Connect(std::move(socket), welcome.version);
+    lane_made_[i] = true;
+  }
+  state_ = State::kUp;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadline_ns) {
+  if (!control_.valid() || unanswered_) return absl::UnavailableError("not connected");
+  question.version = welcome_.version;
+  question.id = next_question_++;
+  absl::StatusOr<FrameHeader> answer = spiritos::Ask(control_.get(), question, deadline_ns);
+  if (!answer.ok()) {
+    unanswered_ = question;
+    control_.Reset();
+    state_ = State::kTrying;
+    return absl::UnavailableError(answer.status().message());
+  }
+  return answer;
+}
+
+absl::Status ServerLink::SettleUnanswered(uint64_t deadline_ns) {
+  if (!unanswered_) return absl::OkStatus();
+  const absl::StatusOr<FrameHeader> answer =
+      spiritos::Ask(control_.get(), *unanswered_, deadline_ns);
+  if (!answer.ok()) {
+    control_.Reset();
+    return answer.status();
+  }
+  unanswered_.reset();
+  if (answer->op != WireOp::kPlace || answer->status != WireStatus::kOk) return absl::OkStatus();
+  FrameHeader release;
+  release.op = WireOp::kRelease;
+  release.slab = answer->slab;
+  return Ask(release, deadline_ns).status();
+}
+
+absl::Status ServerLink::Ping(uint64_t deadline_ns) {
+  FrameHeader ping;
+  ping.op = WireOp::kPing;
+  return Ask(ping, deadline_ns).status();
+}
+
+void ServerLink::Lose(WireStatus result) {
+  state_ = State::kLost;
+  control_.Reset();
+  for (ServerLane& lane : lanes_) lane.Fail(result);
+}
+
+}  // namespace spiritos

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// ServerLink: all that a space has of one memory server: a control connection, and a
+// lane of its own for demand reads, read-ahead and write-backs.
+//
+//   Up --a connection breaks--> Trying --greeted again--> Up
+//                                 |  the server's state is another one, or it refuses
+//                                 +--> Lost: its slabs are gone, its lanes fail
+//
+// What places and gives back slabs goes over the control connection, one question at a
+// time, each with a number. A question whose answer got lost with the connection is asked
+// again on the next one, where the server knows its number; a slab that it had placed
+// goes back. Threads: the keeper's alone, but for the lanes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libos/base/fd.h"
+#include "libos/remote/dial.h"
+#include "libos/remote/remote_backend.h"
+#include "libos/remote/server_lane.h"
+#include "libos/remote/wire.h"
+
+namespace spiritos {
+
+class ServerLink {
+ public:
+  enum class State : uint8_t { kTrying, kUp, kLost };
+
+  // `client` names the space, `tenant` whose it is. Borrows `sink`.
+  ServerLink(ServerAddress address, const WireId& client, std::string tenant,
+             ServerLane::Sink& sink);
+
+  // Connects, or tries to: what is not connected, and what broke. An error is the
+  // first one met; what works is left working.
+  absl::Status Connect(uint64_t deadline_ns);
+  // Asks and waits. kUnavailable: no answer came.
+  absl::StatusOr<FrameHeader> Ask(FrameHeader question, uint64_t deadline_ns);
+  // Renews the lease.
+  absl::Status Ping(uint64_t deadline_ns);
+  // Gives the server up: every message on its lanes fails.
+  void Lose(WireStatus result);
+
+  State state() const { return state_; }
+  const ServerAddress& address() const { return address_; }
+  const WelcomeBody& welcome() const { return welcome_; }
+  ServerLane& lane(Lane lane) { return lanes_[static_cast<size_t>(lane)]; }
+  // Whether any connection is broken or was never made.
+  bool needs_connecting() const;
+
+ private:
+  absl::Status SettleUnanswered(uint64_t deadline_ns);
+  absl::Status Open(HelloBody::Role role, uint64_t deadline_ns, UniqueFd* socket,
+                    WelcomeBody* welcome);
+
+  const ServerAddress address_;
+  const WireId client_;
+  const std::string tenant_;
+  State state_ = State::kTrying;
+  bool known_ = false;  // Greeted before: `welcome_` says what it was.
+  WelcomeBody welcome_;
+  UniqueFd control_;
+  uint64_t next_question_ = 1;
+  std::optional<FrameHeader> unanswered_;
+  std::array<ServerLane, kLanes> lanes_;
+  std::array<bool, kLanes> lane_made_{};
+};
+
+}  // namespace spiritos

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests to messages, messages to lanes, and what their ends come to.
+#include "libos/remote/server_pool.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <utility>
+
+#include "libos/base/check.h"
+#include "libos/base/clock.h"
+#include "libos/base/failpoint.h"
+#include "libos/base/parker.h"
+#include "libos/base/status.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+// Sends of one message before its failure counts.
+constexpr uint8_t kAttempts = 3;
+// How long a thread that needs a slab waits for the keeper.
+constexpr uint64_t kPlaceNs = 5'000 * kMs;
+
+// Messages of each copy that a request still waits for, a byte for a copy.
+constexpr uint32_t Parts(uint32_t copy, uint32_t count) { return count << (8 * copy); }
+constexpr uint32_t PartsOf(uint32_t parts, uint32_t copy) { return parts >> (8 * copy) & 0xFF; }
+static_assert(kZonePages / kMaxWirePages <= 0xFF);
+
+bool TakesWrites(const SlabCopy& copy) {
+  return copy.state == SlabCopy::State::kLive || copy.state == SlabCopy::State::kFilling;
+}
+
+}  // namespace
+
+int ServerPool::LiveCopy(const SlabCopies& copies, uint64_t index, uint32_t avoid) noexcept {
+  for (uint32_t i = 0; i < kMaxCopies; ++i) {
+    const uint32_t copy = (i + static_cast<uint32_t>(index)) % kMaxCopies;  // Spreads reads.
+    const bool live = copies[copy].state == SlabCopy::State::kLive;
+    if (live && (avoid >> copy & 1) == 0) return static_cast<int>(copy);
+  }
+  return -1;
+}
+
+ServerPool::Message* ServerPool::TakeMessages(uint32_t count) noexcept {
+  LockGuard guard(messages_lock_);
+  Message* const first = free_messages_;
+  Message* last = first;
+  for (uint32_t i = 1; last != nullptr && i < count; ++i) last = last->next;
+  if (last == nullptr) return nullptr;
+  free_messages_ = last->next;
+  last->next = nullptr;
+  return first;
+}
+
+void ServerPool::GiveMessage(Message& message) noexcept {
+  LockGuard guard(messages_lock_);
+  message.next = free_messages_;
+  free_messages_ = &message;
+}
+
+IoResult ServerPool::Submit(IoRequest& request) noexcept {
+  if (const int error = request.op == IoOp::kRead ? SPIRITOS_FAILPOINT(kBackendRead)
+                                                  : SPIRITOS_FAILPOINT(kBackendWrite);
+      error != 0) {
+    request.Finish(error);
+    return IoResult::kOk;
+  }
+  const uint64_t index = SlabMap::IndexOf(request.first);
+  const bool writes = request.op == IoOp::kWrite;
+  SPIRITOS_DCHECK(SlabMap::IndexOf(request.first + PageCount(request.pages - 1)) == index,
+                  "a request crosses from slab {} to the next", index);
+  // Counted before the copies are read: see SlabMap.
+  const uint32_t parity = writes ? map_.BeginWrite(index) : 0;
+  const SlabCopies copies = map_.Copies(index);
+  uint32_t targets = 0;
+  if (writes) {
+    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+      targets |= static_cast<uint32_t>(TakesWrites(copies[copy])) << copy;
+    }
+  } else if (const int copy = LiveCopy(copies, index, 0); copy >= 0) {
+    targets = 1u << copy;
+  }
+  const uint32_t pieces = (request.pages + kMaxWirePages - 1) / kMaxWirePages;
+  const auto copy_count = static_cast<uint32_t>(std::popcount(targets));
+  Message* message = targets == 0 ? nullptr : TakeMessages(pieces * copy_count);
+  if (message == nullptr) {
+    if (writes) map_.EndWrite(index, parity);
+    if (targets != 0) return IoResult::kBusy;
+    request.Finish(EHOSTUNREACH);  // No copy is left.
+    return IoResult::kOk;
+  }
+
+  request.status.store(IoStatus::kPending, std::memory_order_relaxed);
+  request.targets = static_cast<uint8_t>(targets);
+  request.parity = static_cast<uint8_t>(parity);
+  request.failed.store(0, std::memory_order_relaxed);
+  uint32_t parts = 0;
+  for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+    if ((targets >> copy & 1) != 0) parts |= Parts(copy, pieces);
+    request.servers[copy] = copies[copy].server;
+  }
+  request.parts.store(parts, std::memory_order_relaxed);
+  const auto first = static_cast<uint32_t>(request.first.raw() % kSlabPages);
+  for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+    if ((targets >> copy & 1) == 0) continue;
+    for (uint32_t piece = 0; piece < pieces; ++piece) {
+      Message* const next = message->next;
+      const uint32_t offset = piece * kMaxWirePages;
+      message->parent = &request;
+      message->index = index;
+      message->copy = static_cast<uint8_t>(copy);
+      message->attempts = message->tried = 0;
+      message->op = request.op;
+      message->slab = copies[copy].slab;
+      message->epoch = copies[copy].epoch;
+      message->first = first + offset;
+      message->pages = std::min(request.pages - offset, kMaxWirePages);
+      message->memory = request.memory + (size_t{offset} << kPageShift);
+      for (uint32_t i = 0; writes && i < message->pages; ++i) {
+        const std::byte* const page = message->memory + (size_t{i} << kPageShift);
+        message->trailers[i] = {request.versions[offset + i], Crc32c({page, kPageSize})};
+      }
+      // From the last one's launch on the request may be final.
+      Launch(*message);
+      message = next;
+    }
+  }
+  return IoResult::kOk;
+}
+
+void ServerPool::Launch(Message& message) noexcept {
+  const auto lane = static_cast<size_t>(message.parent->lane);
+  ServerLink& link = *links_[message.parent->servers[message.copy]];
+  switch (link.lane(message.parent->lane).Submit(message)) {
+    case IoResult::kOk:
+      return;
+    case IoResult::kBusy: {
+      LockGuard guard(messages_lock_);
+      message.next = deferred_[lane];
+      deferred_[lane] = &message;
+      deferred_count_[lane].fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+    default:
+      message.result = WireStatus::kNoSlab;
+      return OnFinal(message);
+  }
+}
+
+void ServerPool::LaunchDeferred(Lane lane) noexcept {
+  const auto l = static_cast<size_t>(lane);
+  uint32_t tries = deferred_count_[l].load(std::memory_order_relaxed);
+  for (; tries != 0; --tries) {
+    Message* message;
+    {
+      LockGuard guard(messages_lock_);
+      message = deferred_[l];
+      if (message == nullptr) return;
+      deferred_[l] = message->next;
+      deferred_count_[l].fetch_sub(1, std::memory_order_relaxed);
+    }
+    Launch(*message);
+  }
+}
+
+void ServerPool::OnFinal(LaneRequest& request) noexcept {
+  auto& message = static_cast<Message&>(request);
+  if (message.result == WireStatus::kOk) return EndMessage(message, true);
+  // Damaged on its way, or told so by a damaged server: sent again.
+  if (message.result == WireStatus::kDamaged && ++message.attempts < kAttempts) {
+    return Launch(message);
+  }
+  if (message.op == IoOp::kRead) return OnReadFailed(message);
+  // Before the write may count without it, the copy has to be dead in the slab map.
+  const SlabCopies copies = map_.Copies(message.index);
+  const bool gone = copies[message.copy].slab != message.slab ||
+                    copies[message.copy].state == SlabCopy::State::kDead;
+  if (gone || std::popcount(uint32_t{message.parent->targets}) == 1) {
+    return EndMessage(message, false);
+  }
+  {
+    LockGuard guard(messages_lock_);
+    message.next = orphans_;
+    orphans_ = &message;
+  }
+  WakeKeeper();
+}
+
+void ServerPool::OnReadFailed(Message& message) noexcept {
+  message.tried |= static_cast<uint8_t>(1u << message.copy);
+  const SlabCopies copies = map_.Copies(message.index);
+  const int other = LiveCopy(copies, message.index, message.tried);
+  if (other < 0) return EndMessage(message, false);
+  // Still one part of the request, but of another copy.
+  IoRequest& parent = *message.parent;
+  const uint32_t from = message.copy;
+  message.copy = static_cast<uint8_t>(other);
+  message.slab = copies[message.copy].slab;
+  message.epoch = copies[message.copy].epoch;
+  parent.servers[message.copy] = copies[message.copy].server;
+  parent.parts.fetch_add(Parts(message.copy, 1) - Parts(from, 1), std::memory_order_acq_rel);
+  Launch(message);
+}
+
+void ServerPool::EndMessage(Message& message, bool good) noexcept {
+  IoRequest& parent = *message.parent;
+  const uint32_t copy = message.copy;
+  const uint64_t index = message.index;
+  GiveMessage(message);
+  if (!good) {
+    // A read has asked all copies; a write stands where another copy has all of it.
+    const uint32_t failed = parent.op == IoOp::kRead ? 0xFF : 1u << copy;
+    parent.failed.fetch_or(static_cast<uint8_t>(failed), std::memory_order_relaxed);
+  }
+  // Acquire and release: the last one sees what the others wrote.
+  if (parent.parts.fetch_sub(Parts(copy, 1), std::memory_order_acq_rel) != Parts(copy, 1)) return;
+  const uint32_t failed = parent.failed.load(std::memory_order_relaxed);
+  if (parent.op == IoOp::kWrite) map_.EndWrite(index, parent.parity);
+  parent.Finish((parent.targets & ~failed) != 0 ? 0 : EIO);
+}
+
+bool ServerPool::Poll(Lane lane) noexcept {
+  LaunchDeferred(lane);
+  bool finished = false;
+  for (const auto& link : links_) finished = link->lane(lane).Poll() || finished;
+  return finished;
+}
+
+void ServerPool::Wait(IoRequest& request) noexcept {
+  constexpr uint64_t kTurnNs = 100 * kMs;
+  const Lane lane = request.lane;
+  while (!request.final()) {
+    LaunchDeferred(lane);
+    const uint32_t parts = request.parts.load(std::memory_order_acquire);
+    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+      const uint32_t waiting = PartsOf(parts, copy);
+      if (waiting == 0) continue;
+      // Until something of it has moved: the rest may be another lane's.
+      const auto moved = [&] {
+        return request.final() ||
+               PartsOf(request.parts.load(std::memory_order_acquire), copy) != waiting;
+      };
+      links_[request.servers[copy]]->lane(lane).Wait(moved, NowNs() + kTurnNs);
+      break;
+    }
+  }
+}
+
+IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
+  const int saved_errno = errno;
+  const IoResult result = AwaitSlab(first);
+  errno = saved_errno;
+  return result;
+}
+
+IoResult ServerPool::AwaitSlab(SlotId* first) noexcept {
+  const uint64_t index = map_.Want();
+  if (index == map_.size()) return IoResult::kNoSpace;
+  const uint64_t deadline = NowNs() + kPlaceNs;
+  while (true) {
+    const uint32_t turn = placed_turn_.load(std::memory_order_acquire);
+    const SlabMap::Stage stage = map_.StageOf(index);
+    if (stage == SlabMap::Stage::kPlaced) break;
+    const uint64_t now = NowNs();
+    if (stage == SlabMap::Stage::kRefused || now >= deadline) {
+      map_.SetStage(index, SlabMap::Stage::kReleasing);  // The keeper tidies up.
+      WakeKeeper();
+      return IoResult::kNoSpace;
+    }
+    WakeKeeper();
+    FutexWait(placed_turn_, turn, deadline - now);
+  }
+  *first = SlabMap::FirstSlot(index);
+  return IoResult::kOk;
+}
+
+void ServerPool::ReleaseSlab(SlotId first) noexcept {
+  map_.SetStage(SlabMap::IndexOf(first), SlabMap::Stage::kReleasing);
+  WakeKeeper();
+}
+
+void ServerPool::WakeKeeper() noexcept {
+  const int saved_errno = errno;
+  keeper_calls_.fetch_add(1, std::memory_order_release);
+  FutexWake(keeper_calls_, 1);
+  errno = saved_errno;
+}
+
+Bytes ServerPool::capacity() const { return capacity_; }
+
+std::string ServerPool::description() const {
+  std::string text = fmt::format("{} server{}", links_.size(), links_.size() == 1 ? "" : "s");
+  if (options_.copies > 1) text += fmt::format(", {} copies of each slab", options_.copies);
+  for (const auto& link : links_) text += " " + link->address().ToString();
+  return text;
+}
+
+}  // namespace spiritos

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// spiritos: the one program. A subcommand for each daemon and tool.
+#include <CLI/CLI.hpp>
+
+#include "runtime/cli/memd.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Far memory for ordinary programs.");
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "Help for every subcommand");
+  int status = 0;
+  spiritos::cli::AddMemd(app, &status);
+  CLI11_PARSE(app, argc, argv);
+  return status;
+}
