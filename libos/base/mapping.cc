@@ -20,9 +20,18 @@ Mapping::~Mapping() {
 }
 
 absl::StatusOr<Mapping> Mapping::Anonymous(Bytes size, size_t alignment, const char* what) {
+  return Aligned(size, alignment, PROT_READ | PROT_WRITE, what);
+}
+
+absl::StatusOr<Mapping> Mapping::Reserve(Bytes size, size_t alignment, const char* what) {
+  return Aligned(size, alignment, PROT_NONE, what);
+}
+
+absl::StatusOr<Mapping> Mapping::Aligned(Bytes size, size_t alignment, int protection,
+                                         const char* what) {
   const size_t wanted = BytesOf(PagesFor(size)).raw();
   const size_t padded = wanted + (alignment > kPageSize ? alignment : 0);
-  void* const p = mmap(nullptr, padded, PROT_READ | PROT_WRITE,
+  void* const p = mmap(nullptr, padded, protection,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     return ErrnoStatus(errno, fmt::format("{}: cannot map {} bytes", what, padded));

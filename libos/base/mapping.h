@@ -22,6 +22,8 @@ class Mapping {
   // the error message.
   static absl::StatusOr<Mapping> Anonymous(Bytes size, size_t alignment, const char* what);
 
+  // The same without access: address space, for mappings to be put in.
+  static absl::StatusOr<Mapping> Reserve(Bytes size, size_t alignment, const char* what);
   // Maps `size` bytes of a file from its beginning, shared.
   static absl::StatusOr<Mapping> OfFile(int file, Bytes size, const char* what);
 
@@ -32,6 +34,8 @@ class Mapping {
   AddressRange Release() { return std::exchange(range_, {}); }
 
  private:
+  static absl::StatusOr<Mapping> Aligned(Bytes size, size_t alignment, int protection,
+                                         const char* what);
   explicit Mapping(AddressRange range) : range_(range) {}
   AddressRange range_;
 };

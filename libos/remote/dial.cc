@@ -40,10 +40,31 @@ bool AwaitSocket(int socket, short events, uint64_t deadline_ns) {
   }
 }
 
-absl::Status SendAll(int socket, std::span<const std::byte> bytes, uint64_t deadline_ns) {
+// As send(2); `file` goes with the first byte unless it is -1.
+ssize_t SendWithFile(int socket, std::span<const std::byte> bytes, int file) {
+  iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  if (file >= 0) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &file, sizeof(file));
+  }
+  return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+absl::Status SendAll(int socket, std::span<const std::byte> bytes, uint64_t deadline_ns,
+                     int file = -1) {
   while (!bytes.empty()) {
-    const ssize_t sent = send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent = SendWithFile(socket, bytes, file);
     if (sent >= 0) {
+      file = -1;
       bytes = bytes.subspan(static_cast<size_t>(sent));
     } else if (errno == EAGAIN) {
       if (!AwaitSocket(socket, POLLOUT, deadline_ns)) return TimedOut("sending to a memory server");
@@ -187,11 +208,12 @@ absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns
 }
 
 absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t deadline_ns,
-                                UniqueFd* file) {
+                                PassedFiles* files) {
   FrameBytes bytes;
   EncodeFrame(request, &bytes);
-  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, bytes, deadline_ns));
-  return ReceiveReply(socket, request, deadline_ns, file);
+  SPIRITOS_RETURN_IF_ERROR(
+      SendAll(socket, bytes, deadline_ns, files == nullptr ? -1 : files->sent));
+  return ReceiveReply(socket, request, deadline_ns, files == nullptr ? nullptr : &files->received);
 }
 
 absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns) {

@@ -29,10 +29,15 @@ struct ServerAddress {
 // A non-blocking socket, connected, without delay for small messages.
 absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns);
 
+// Descriptors that go with a question and come with its answer, over Unix sockets.
+struct PassedFiles {
+  int sent = -1;
+  UniqueFd received;
+};
+
 // One frame out and its reply in, over a socket that nothing else uses meanwhile.
-// `*file` takes a descriptor that comes with the reply, when asked for.
 absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t deadline_ns,
-                                UniqueFd* file = nullptr);
+                                PassedFiles* files = nullptr);
 
 // Says who we are. An error names the server's reason.
 absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns);

@@ -10,11 +10,13 @@
 #include "libos/remote/file_backend.h"
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
+#include "libos/remote/shm_backend.h"
 
 namespace spiritos {
 namespace {
 
 constexpr std::string_view kFileScheme = "file://";
+constexpr std::string_view kShmScheme = "shm://";
 constexpr std::string_view kTcpScheme = "tcp://";
 
 absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOptions& options) {
@@ -36,8 +38,14 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
     return FileBackend::Create(std::string(pool.substr(kFileScheme.size())), options.pool_size);
   }
   if (pool.starts_with(kTcpScheme)) return ConnectServers(options);
+  if (pool.starts_with(kShmScheme)) {
+    SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(pool));
+    return ShmBackend::Create(std::move(address), options.tenant, options.pool_size);
+  }
   return InvalidArgument(
-      "pool \"{}\" is none of embedded:, file:///path, tcp://host:port (SPIRITOS_POOL)", pool);
+      "pool \"{}\" is none of embedded:, file:///path, shm:///socket, tcp://host:port "
+      "(SPIRITOS_POOL)",
+      pool);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string 
 bool ServerLink::needs_connecting() const {
   if (state_ == State::kLost) return false;
   if (!control_.valid()) return true;
-  for (size_t i = 0; i < kLanes; ++i) {
+  for (size_t i = 0; has_lanes() && i < kLanes; ++i) {
     if (!lane_made_[i] || lanes_[i].broken()) return true;
   }
   return false;
@@ -58,7 +58,7 @@ absl::Status ServerLink::Connect(uint64_t deadline_ns) {
     control_ = std::move(socket);
   }
   SPIRITOS_RETURN_IF_ERROR(SettleUnanswered(deadline_ns));
-  for (size_t i = 0; i < kLanes; ++i) {
+  for (size_t i = 0; has_lanes() && i < kLanes; ++i) {
     if (lane_made_[i] && !lanes_[i].broken()) continue;
     UniqueFd socket;
     WelcomeBody welcome;
@@ -71,11 +71,12 @@ absl::Status ServerLink::Connect(uint64_t deadline_ns) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadline_ns) {
+absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadline_ns,
+                                            PassedFiles* files) {
   if (!control_.valid() || unanswered_) return absl::UnavailableError("not connected");
   question.version = welcome_.version;
   question.id = next_question_++;
-  absl::StatusOr<FrameHeader> answer = spiritos::Ask(control_.get(), question, deadline_ns);
+  absl::StatusOr<FrameHeader> answer = spiritos::Ask(control_.get(), question, deadline_ns, files);
   if (!answer.ok()) {
     unanswered_ = question;
     control_.Reset();

@@ -31,15 +31,18 @@ class ServerLink {
  public:
   enum class State : uint8_t { kTrying, kUp, kLost };
 
-  // `client` names the space, `tenant` whose it is. Borrows `sink`.
+  // `client` names the space, `tenant` whose it is. Borrows `sink`; over a Unix socket
+  // there are no lanes, as slabs are memory.
   ServerLink(ServerAddress address, const WireId& client, std::string tenant,
              ServerLane::Sink& sink);
+  bool has_lanes() const { return address_.kind != ServerAddress::Kind::kUnix; }
 
   // Connects, or tries to: what is not connected, and what broke. An error is the
   // first one met; what works is left working.
   absl::Status Connect(uint64_t deadline_ns);
   // Asks and waits. kUnavailable: no answer came.
-  absl::StatusOr<FrameHeader> Ask(FrameHeader question, uint64_t deadline_ns);
+  absl::StatusOr<FrameHeader> Ask(FrameHeader question, uint64_t deadline_ns,
+                                  PassedFiles* files = nullptr);
   // Renews the lease.
   absl::Status Ping(uint64_t deadline_ns);
   // Gives the server up: every message on its lanes fails.

@@ -12,7 +12,6 @@
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
-#include "libos/base/parker.h"
 #include "libos/base/status.h"
 
 namespace spiritos {
@@ -21,8 +20,6 @@ namespace {
 constexpr uint64_t kMs = 1'000'000;
 // Sends of one message before its failure counts.
 constexpr uint8_t kAttempts = 3;
-// How long a thread that needs a slab waits for the keeper.
-constexpr uint64_t kPlaceNs = 5'000 * kMs;
 
 // Messages of each copy that a request still waits for, a byte for a copy.
 constexpr uint32_t Parts(uint32_t copy, uint32_t count) { return count << (8 * copy); }
@@ -186,7 +183,7 @@ void ServerPool::OnFinal(LaneRequest& request) noexcept {
     message.next = orphans_;
     orphans_ = &message;
   }
-  WakeKeeper();
+  desk_.Call();
 }
 
 void ServerPool::OnReadFailed(Message& message) noexcept {
@@ -250,44 +247,13 @@ void ServerPool::Wait(IoRequest& request) noexcept {
 }
 
 IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
-  const int saved_errno = errno;
-  const IoResult result = AwaitSlab(first);
-  errno = saved_errno;
+  uint64_t index;
+  const IoResult result = desk_.Await(&index);
+  if (result == IoResult::kOk) *first = SlabMap::FirstSlot(index);
   return result;
 }
 
-IoResult ServerPool::AwaitSlab(SlotId* first) noexcept {
-  const uint64_t index = map_.Want();
-  if (index == map_.size()) return IoResult::kNoSpace;
-  const uint64_t deadline = NowNs() + kPlaceNs;
-  while (true) {
-    const uint32_t turn = placed_turn_.load(std::memory_order_acquire);
-    const SlabMap::Stage stage = map_.StageOf(index);
-    if (stage == SlabMap::Stage::kPlaced) break;
-    const uint64_t now = NowNs();
-    if (stage == SlabMap::Stage::kRefused || now >= deadline) {
-      map_.SetStage(index, SlabMap::Stage::kReleasing);  // The keeper tidies up.
-      WakeKeeper();
-      return IoResult::kNoSpace;
-    }
-    WakeKeeper();
-    FutexWait(placed_turn_, turn, deadline - now);
-  }
-  *first = SlabMap::FirstSlot(index);
-  return IoResult::kOk;
-}
-
-void ServerPool::ReleaseSlab(SlotId first) noexcept {
-  map_.SetStage(SlabMap::IndexOf(first), SlabMap::Stage::kReleasing);
-  WakeKeeper();
-}
-
-void ServerPool::WakeKeeper() noexcept {
-  const int saved_errno = errno;
-  keeper_calls_.fetch_add(1, std::memory_order_release);
-  FutexWake(keeper_calls_, 1);
-  errno = saved_errno;
-}
+void ServerPool::ReleaseSlab(SlotId first) noexcept { desk_.Release(SlabMap::IndexOf(first)); }
 
 Bytes ServerPool::capacity() const { return capacity_; }
 

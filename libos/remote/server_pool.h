@@ -23,6 +23,7 @@
 #include "libos/base/lock.h"
 #include "libos/remote/remote_backend.h"
 #include "libos/remote/server_link.h"
+#include "libos/remote/slab_desk.h"
 #include "libos/remote/slab_map.h"
 
 namespace spiritos {
@@ -69,7 +70,6 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   explicit ServerPool(Options options);
   absl::Status Start();
 
-  IoResult AwaitSlab(SlotId* first) noexcept;
   Message* TakeMessages(uint32_t count) noexcept;
   void GiveMessage(Message& message) noexcept;
   void Launch(Message& message) noexcept;
@@ -82,16 +82,16 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   // The keeper's; see server_pool_keeper.cc.
   void Keep();
   bool PlaceWanted();  // False when some are to be asked for again soon.
-  SlabMap::Stage PlaceCopies(uint64_t index);
+  SlabDesk::Stage PlaceCopies(uint64_t index);
   void ReleaseUnused();
   void BuryOrphans();
   void TendLink(uint16_t server, uint64_t now_ns);
   void LoseServer(uint16_t server, std::string_view why);
-  void WakeKeeper() noexcept;
 
   const Options options_;
   Bytes capacity_;
   WireId client_;
+  SlabDesk desk_;
   SlabMap map_;
   std::vector<std::unique_ptr<ServerLink>> links_;
 
@@ -112,8 +112,6 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   // The keeper's.
   std::vector<Tending> tending_;
   std::vector<uint64_t> placed_slabs_;  // By server.
-  std::atomic<uint32_t> keeper_calls_{0};
-  std::atomic<uint32_t> placed_turn_{0};  // Bumped when wanted slabs were decided.
   std::atomic<bool> stopping_{false};
   std::thread keeper_;
 };

@@ -10,7 +10,6 @@
 
 #include "libos/base/clock.h"
 #include "libos/base/log.h"
-#include "libos/base/parker.h"
 #include "libos/base/status.h"
 #include "libos/remote/server_pool.h"
 
@@ -50,6 +49,7 @@ absl::Status ServerPool::Start() {
     return ErrnoStatus(errno, "naming the space");
   }
   SPIRITOS_RETURN_IF_ERROR(map_.Init(kMaxSlabs));
+  SPIRITOS_RETURN_IF_ERROR(desk_.Init(kMaxSlabs));
   messages_ = std::vector<Message>(kMessages);
   for (Message& message : messages_) GiveMessage(message);
   tending_.resize(options_.servers.size());
@@ -69,21 +69,21 @@ absl::Status ServerPool::Start() {
 
 ServerPool::~ServerPool() {
   stopping_.store(true);
-  WakeKeeper();
+  desk_.Call();
   if (keeper_.joinable()) keeper_.join();
 }
 
 void ServerPool::Keep() {
   pthread_setname_np(pthread_self(), "spiritos-keeper");
   while (true) {
-    const uint32_t calls = keeper_calls_.load(std::memory_order_acquire);
+    const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();
     const uint64_t now = NowNs();
     for (uint16_t server = 0; server < links_.size(); ++server) TendLink(server, now);
     BuryOrphans();
     ReleaseUnused();
     if (last) return;
-    FutexWait(keeper_calls_, calls, PlaceWanted() ? kTickNs : kSoonNs);
+    desk_.AwaitCall(calls, PlaceWanted() ? kTickNs : kSoonNs);
   }
 }
 
@@ -125,7 +125,7 @@ void ServerPool::TendLink(uint16_t server, uint64_t now_ns) {
 void ServerPool::LoseServer(uint16_t server, std::string_view why) {
   uint64_t slabs = 0;
   uint64_t lost = 0;
-  for (uint64_t index = 0; index < map_.used(); ++index) {
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
     SlabCopies copies = map_.Copies(index);
     bool held = false;
     bool others = false;
@@ -173,24 +173,20 @@ void ServerPool::BuryOrphans() {
 }
 
 bool ServerPool::PlaceWanted() {
-  bool decided = false;
   bool all = true;
-  for (uint64_t index = 0; index < map_.used(); ++index) {
-    if (map_.StageOf(index) != SlabMap::Stage::kWanted) continue;
-    const SlabMap::Stage stage = PlaceCopies(index);
-    // Who waited may have given up meanwhile; then it is released.
-    if (!map_.TrySetStage(index, SlabMap::Stage::kWanted, stage)) continue;
-    decided = decided || stage != SlabMap::Stage::kWanted;
-    all = all && stage != SlabMap::Stage::kWanted;
-  }
-  if (decided) {
-    placed_turn_.fetch_add(1, std::memory_order_release);
-    FutexWake(placed_turn_, INT32_MAX);
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
+    if (desk_.StageOf(index) != SlabDesk::Stage::kWanted) continue;
+    const SlabDesk::Stage stage = PlaceCopies(index);
+    if (stage == SlabDesk::Stage::kWanted) {
+      all = false;
+    } else if (!desk_.Answer(index, stage)) {
+      desk_.Call();  // Nobody wants it any more: it is to be released.
+    }
   }
   return all;
 }
 
-SlabMap::Stage ServerPool::PlaceCopies(uint64_t index) {
+SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
   SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
   uint32_t placed = 0;
   while (placed < kMaxCopies && copies[placed].state != SlabCopy::State::kNone) ++placed;
@@ -218,13 +214,13 @@ SlabMap::Stage ServerPool::PlaceCopies(uint64_t index) {
     ++placed_slabs_[server];
   }
   map_.SetCopies(index, copies);
-  if (placed == options_.copies) return SlabMap::Stage::kPlaced;
-  return soon ? SlabMap::Stage::kWanted : SlabMap::Stage::kRefused;
+  if (placed == options_.copies) return SlabDesk::Stage::kPlaced;
+  return soon ? SlabDesk::Stage::kWanted : SlabDesk::Stage::kRefused;
 }
 
 void ServerPool::ReleaseUnused() {
-  for (uint64_t index = 0; index < map_.used(); ++index) {
-    if (map_.StageOf(index) != SlabMap::Stage::kReleasing) continue;
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
+    if (desk_.StageOf(index) != SlabDesk::Stage::kReleasing) continue;
     SlabCopies copies = map_.Copies(index);
     bool all = true;
     for (SlabCopy& copy : copies) {
@@ -243,7 +239,7 @@ void ServerPool::ReleaseUnused() {
       copy = {};
     }
     map_.SetCopies(index, copies);
-    if (all) map_.SetStage(index, SlabMap::Stage::kFree);
+    if (all) desk_.Free(index);
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Entries of the slab map: claimed, read, changed.
+// Entries of the slab map: read, changed.
 #include "libos/remote/slab_map.h"
 
 #include <new>
@@ -26,24 +26,7 @@ absl::Status SlabMap::Init(uint64_t max_slabs) {
       memory_, Mapping::Anonymous(Bytes(max_slabs * sizeof(Entry)), kPageSize, "the slab map"));
   // Zeroed pages are entries in their first state; they are touched as they are used.
   entries_ = reinterpret_cast<Entry*>(memory_.data());
-  size_ = max_slabs;
   return absl::OkStatus();
-}
-
-uint64_t SlabMap::Want() noexcept {
-  for (uint64_t index = 0; index < size_; ++index) {
-    Stage free = Stage::kFree;
-    if (!entries_[index].stage.compare_exchange_strong(free, Stage::kWanted,
-                                                       std::memory_order_acq_rel)) {
-      continue;
-    }
-    uint64_t used = used_.load(std::memory_order_relaxed);
-    while (used <= index &&
-           !used_.compare_exchange_weak(used, index + 1, std::memory_order_acq_rel)) {
-    }
-    return index;
-  }
-  return size_;
 }
 
 SlabCopies SlabMap::Copies(uint64_t index) const noexcept {

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // SlabMap: which servers hold a pool's slabs; slot to (server, slab, page).
 //
-//   entry:  Free --Want--> Wanted --Fill--> Placed --Release--> Releasing --> Free
 //   copy:   None --> Filling --> Live --> Dead --> None
 //                    writes      reads
 //                    only        and writes
 //
-// Any thread asks for a slab, reads an entry and gives a slab back; the pool's keeper
-// alone changes copies. A reader takes a snapshot under the entry's sequence number, odd
-// while the keeper writes (a seqlock; Boehm, MSPC 2012).
+// The pool's keeper alone changes copies. A reader takes a snapshot under the entry's
+// sequence number, odd while the keeper writes (a seqlock; Boehm, MSPC 2012).
 //
 // Writes are counted by parity so that the keeper can wait for those that may not have
 // seen a change: it flips the parity and waits for the old one's count to fall to 0.
@@ -39,28 +37,10 @@ using SlabCopies = std::array<SlabCopy, kMaxCopies>;
 
 class SlabMap {
  public:
-  enum class Stage : uint32_t { kFree, kWanted, kRefused, kPlaced, kReleasing };
-
   absl::Status Init(uint64_t max_slabs);
 
-  uint64_t size() const { return size_; }
   static uint64_t IndexOf(SlotId slot) { return slot.raw() / kSlabPages; }
   static SlotId FirstSlot(uint64_t index) { return SlotId(index * kSlabPages); }
-
-  // Claims a free entry and marks it wanted; size() when none is free.
-  uint64_t Want() noexcept;
-  Stage StageOf(uint64_t index) const noexcept {
-    return entries_[index].stage.load(std::memory_order_acquire);
-  }
-  // False when it is at another stage.
-  [[nodiscard]] bool TrySetStage(uint64_t index, Stage from, Stage to) noexcept {
-    return entries_[index].stage.compare_exchange_strong(from, to, std::memory_order_acq_rel);
-  }
-  void SetStage(uint64_t index, Stage stage) noexcept {
-    entries_[index].stage.store(stage, std::memory_order_release);
-  }
-  // One past the highest entry ever used: what a walk looks at.
-  uint64_t used() const noexcept { return used_.load(std::memory_order_acquire); }
 
   SlabCopies Copies(uint64_t index) const noexcept;
   // REQUIRES: the keeper calls.
@@ -92,19 +72,16 @@ class SlabMap {
 
  private:
   struct alignas(kCacheLine) Entry {
-    std::atomic<Stage> stage{Stage::kFree};
     std::atomic<uint32_t> sequence{0};
     std::atomic<uint32_t> parity{0};
     std::array<std::atomic<uint32_t>, 2> writes{};
     // A copy in two words: state, server, epoch; slab.
     std::array<std::array<std::atomic<uint64_t>, 2>, kMaxCopies> copies{};
   };
-  static_assert(sizeof(Entry) == 2 * kCacheLine);
+  static_assert(sizeof(Entry) == kCacheLine);
 
   Mapping memory_;
   Entry* entries_ = nullptr;
-  uint64_t size_ = 0;
-  std::atomic<uint64_t> used_{0};
 };
 
 }  // namespace spiritos

@@ -57,10 +57,11 @@ class Cursor {
 constexpr size_t kHeaderCrcAt = FrameHeader::kSize - sizeof(uint32_t);
 
 bool KnownOp(uint8_t op, uint16_t version) {
-  if (op < static_cast<uint8_t>(WireOp::kHello) || op > static_cast<uint8_t>(WireOp::kRetake)) {
+  if (op < static_cast<uint8_t>(WireOp::kHello) || op > static_cast<uint8_t>(WireOp::kAdopt)) {
     return false;
   }
-  return version >= 2 || static_cast<WireOp>(op) != WireOp::kShare;
+  const auto known = static_cast<WireOp>(op);
+  return version >= 2 || (known != WireOp::kShare && known != WireOp::kAdopt);
 }
 
 // The one length of payload that goes with the header's other fields.

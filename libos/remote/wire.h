@@ -31,6 +31,8 @@
 //   Forget   -                            -; the pages read as zeroes of version 0
 //   Fence    -                            -; from now on only `epoch` and newer are served
 //   Ping     -                            -; renews the lease
+//   Adopt    -                            -; as Place, but of a slab's file that comes along:
+//                                         one that a server before this one had rented out
 //   Retake   (a notice) -                 the server is short of memory: it asks for `slab`
 //
 // Encode and decode touch no memory but their arguments'. Context: signal.
@@ -47,7 +49,7 @@
 namespace spiritos {
 
 inline constexpr uint32_t kWireMagic = 0x314D5053;  // "SPM1".
-// Versions served: the newest, and one before it, which knows no Share.
+// Versions served: the newest, and one before it, which knows neither Share nor Adopt.
 inline constexpr uint16_t kWireVersion = 2;
 inline constexpr uint16_t kOldestWireVersion = 1;
 // Pages of one Read, Write or Forget.
@@ -65,6 +67,7 @@ enum class WireOp : uint8_t {
   kFence,
   kPing,
   kRetake,
+  kAdopt,
 };
 
 enum class WireStatus : uint32_t {

@@ -38,14 +38,24 @@ ssize_t SendParts(int socket, std::span<iovec> parts, int file) noexcept {
   return sent;
 }
 
-ssize_t ReceiveParts(int socket, std::span<iovec> parts) noexcept {
+// Receives into the parts, and at most one file. As recvmsg(2).
+ssize_t ReceiveParts(int socket, std::span<iovec> parts, UniqueFd* file) noexcept {
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = parts.size();
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
   ssize_t received;
   do {
     received = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   } while (received < 0 && errno == EINTR);
+  const cmsghdr* const header = received > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+    *file = UniqueFd(fd);
+  }
   return received;
 }
 
@@ -99,10 +109,12 @@ ServerConnection::Turn ServerConnection::Receive(uint64_t now_ns) {
   const std::span<iovec> parts = session_->Want();
   waits_to_receive_ = !parts.empty();
   if (parts.empty()) return Turn::kDrained;
-  const ssize_t received = ReceiveParts(socket_.get(), parts);
+  UniqueFd file;
+  const ssize_t received = ReceiveParts(socket_.get(), parts, &file);
   if (received < 0) return WouldBlock() ? Turn::kDrained : Turn::kClosed;
   if (received == 0) return Turn::kClosed;
   progress_ns_ = now_ns;
+  if (file.valid()) session_->GiveFile(std::move(file));
   if (!session_->Received(static_cast<size_t>(received), now_ns)) return Turn::kClosed;
   size_t wanted = 0;
   for (const iovec& part : parts) wanted += part.iov_len;
@@ -112,7 +124,8 @@ ServerConnection::Turn ServerConnection::Receive(uint64_t now_ns) {
 
 ServerConnection::Turn ServerConnection::ReceiveGreeting(ServerParts& server, uint64_t now_ns) {
   iovec rest{greeting_.data() + greeting_bytes_, greeting_.size() - greeting_bytes_};
-  const ssize_t received = ReceiveParts(socket_.get(), {&rest, 1});
+  UniqueFd ignored;
+  const ssize_t received = ReceiveParts(socket_.get(), {&rest, 1}, &ignored);
   if (received < 0) return WouldBlock() ? Turn::kDrained : Turn::kClosed;
   if (received == 0) return Turn::kClosed;
   progress_ns_ = now_ns;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "libos/base/check.h"
 
@@ -284,9 +285,12 @@ void ServerSession::ServeQuestion(const FrameHeader& request) {
 
 WireStatus ServerSession::Decide(const FrameHeader& request, FrameHeader* answer) {
   switch (request.op) {
-    case WireOp::kPlace: {
+    case WireOp::kPlace:
+    case WireOp::kAdopt: {
       RentedSlab* slab = nullptr;
-      const WireStatus status = tenancy_.Place(client_, &slab);
+      const WireStatus status = request.op == WireOp::kPlace
+                                    ? tenancy_.Place(client_, &slab)
+                                    : tenancy_.Adopt(client_, std::move(offered_), &slab);
       if (status != WireStatus::kOk) return status;
       answer->slab = slab->id;
       answer->epoch = slab->epoch;

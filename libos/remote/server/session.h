@@ -50,6 +50,9 @@ class ServerSession {
   // So many have arrived there. False when the peer talks nonsense: close.
   [[nodiscard]] bool Received(size_t bytes, uint64_t now_ns);
 
+  // A file that has come with the bytes received next.
+  void GiveFile(UniqueFd file) { offered_ = std::move(file); }
+
   // What is to be sent next; a file that goes along with its first byte, or -1.
   std::span<iovec> Outgoing(int* file) noexcept;
   // So many are. False when requests that had waited for room talk nonsense: close.
@@ -97,6 +100,7 @@ class ServerSession {
   const uint16_t version_;
   const bool passes_files_;
 
+  UniqueFd offered_;
   Stage stage_ = Stage::kHeader;
   FrameHeader request_;
   RentedSlab* target_ = nullptr;  // Of a Write that is arriving; held.

@@ -44,18 +44,33 @@ Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
   return difference == std::byte{0} ? at->second.get() : nullptr;
 }
 
-WireStatus Tenancy::Place(Client& client, RentedSlab** placed) {
-  uint64_t& count = tenant_slabs_[client.tenant];
-  if (options_.slab_quota != 0 && count >= options_.slab_quota) return WireStatus::kOverQuota;
-  SlabMemory memory = store_.Take();
-  if (!memory.valid()) return WireStatus::kNoSpace;
+bool Tenancy::OverQuota(const Client& client) {
+  return options_.slab_quota != 0 && tenant_slabs_[client.tenant] >= options_.slab_quota;
+}
+
+RentedSlab* Tenancy::Rent(Client& client, SlabMemory memory) {
   auto slab = std::make_unique<RentedSlab>();
   slab->id = next_slab_++;
   slab->memory = std::move(memory);
-  ++count;
+  ++tenant_slabs_[client.tenant];
   client.slabs.insert(slab->id);
-  *placed = slab.get();
-  slabs_.emplace(slab->id, std::move(slab));
+  return slabs_.emplace(slab->id, std::move(slab)).first->second.get();
+}
+
+WireStatus Tenancy::Place(Client& client, RentedSlab** placed) {
+  if (OverQuota(client)) return WireStatus::kOverQuota;
+  SlabMemory memory = store_.Take();
+  if (!memory.valid()) return WireStatus::kNoSpace;
+  *placed = Rent(client, std::move(memory));
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Adopt(Client& client, UniqueFd file, RentedSlab** adopted) {
+  if (OverQuota(client)) return WireStatus::kOverQuota;
+  absl::StatusOr<SlabMemory> memory = SlabMemory::Adopt(std::move(file));
+  if (!memory.ok()) return WireStatus::kNotPermitted;
+  store_.CountRented();
+  *adopted = Rent(client, *std::move(memory));
   return WireStatus::kOk;
 }
 

@@ -61,6 +61,8 @@ class Tenancy {
   Client* FindByToken(const WireId& id, const WireId& token);
 
   WireStatus Place(Client& client, RentedSlab** placed);
+  // Takes over a slab that the client kept when its server went.
+  WireStatus Adopt(Client& client, UniqueFd file, RentedSlab** adopted);
   // The client's slab, if it is one and `epoch` is not fenced off.
   WireStatus Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found);
   WireStatus Share(Client& client, uint64_t slab);
@@ -81,6 +83,8 @@ class Tenancy {
   size_t client_count() const { return clients_.size(); }
 
  private:
+  RentedSlab* Rent(Client& client, SlabMemory memory);
+  bool OverQuota(const Client& client);
   void Drop(RentedSlab& slab);
 
   SlabStore& store_;

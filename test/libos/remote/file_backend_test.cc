@@ -41,7 +41,7 @@ TEST_CASE("an address that names no pool is refused with the variable's name", "
   for (const char* address : {"", "file:", "file://", "file://relative", "tape:///dev/st0"}) {
     CHECK_THAT(MessageOf({.pool = address}), Contains("SPIRITOS_POOL"));
     CHECK_THAT(MessageOf({.pool = address}),
-               Contains("none of embedded:, file:///path, tcp://host:port"));
+               Contains("none of embedded:, file:///path, shm:///socket, tcp://host:port"));
   }
 }
 

@@ -21,6 +21,7 @@
 #include "libos/remote/file_backend.h"
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
+#include "libos/remote/shm_backend.h"
 #include "test/support/server_thread.h"
 #include "test/support/temp_dir.h"
 
@@ -97,15 +98,18 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 6> kPoolKinds = {
-    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "tcp"};
+inline constexpr std::array<const char*, 7> kPoolKinds = {
+    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "shm", "tcp"};
 
 class RemoteRig {
  public:
   // `kind`: one of kPoolKinds.
   explicit RemoteRig(const std::string& kind, uint32_t slabs = 4) {
     const Bytes size(slabs * kSlabSize);
-    if (kind == "tcp") {
+    if (kind == "shm") {
+      server_.emplace(ServerOptions{.unix_path = dir_.file("socket"), .memory = size});
+      Keep(ShmBackend::Create({ServerAddress::Kind::kUnix, dir_.file("socket"), ""}, "test", {}));
+    } else if (kind == "tcp") {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
     } else if (kind.ends_with("embedded")) {
