@@ -59,12 +59,15 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
       return read.request.memory;
     }
     if (arrived) metrics_.Add(Metric::kCorruptPages);
-    SPIRITOS_CHECK(attempt < kAttempts,
-                   "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and "
-                   "no other copy exists (SPIRITOS_POOL)",
-                   read.vpn.raw(),
-                   arrived ? "its bytes are not those that were sent" : "read failed",
-                   arrived ? 0 : read.request.error, attempt);
+    if (attempt == kAttempts) {
+      Complain(
+          "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and no "
+          "other copy exists (SPIRITOS_POOL)",
+          read.vpn.raw() << kPageShift,
+          arrived ? "its bytes are not those that were sent" : "reading failed",
+          arrived ? 0 : read.request.error, attempt);
+      return nullptr;
+    }
     metrics_.Add(Metric::kFetchRetries);
     SubmitDemand(read);
   }

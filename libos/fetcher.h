@@ -41,8 +41,7 @@ class Fetcher {
   [[nodiscard]] bool Init(PinnedArena& arena, uint32_t max_window) noexcept;
 
   // A demand read of one page: submitted by Begin(), awaited and verified by
-  // End(), whose bytes are good until Release(). Stops the process when the page
-  // cannot be had: no other copy exists.
+  // End(), whose bytes are good until Release(). Null when the page cannot be had.
   struct DemandRead {
     IoRequest request;
     Vpn vpn;

@@ -79,7 +79,10 @@ FaultOutcome Pager::Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept {
       case PageState::kEmpty:
       case PageState::kRemote:
       case PageState::kStandby:
-        if (Load(zone, index, word, kind)) return FaultOutcome::kMapped;
+        if (const FaultOutcome outcome = Load(zone, index, word, kind);
+            outcome != FaultOutcome::kRetry) {
+          return outcome;
+        }
         break;
       case PageState::kLoading:
         if (FillBeyond(zone.vpn(index))) break;
@@ -126,24 +129,26 @@ void Pager::WaitForGate(Zone& zone) noexcept {
   parts_.parker.Wait(&zone.word, [&] { return !zone.word.Load().gate_closed(); });
 }
 
-bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {
+FaultOutcome Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {
   if (in_place_ && word.slot_valid()) {
     WarmPage<kFirstLines>(parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index))));
     __builtin_prefetch(&zone.hashes[index]);
   }
   evictors_->TakeFrame();
   PageWord before = word;
-  if (before.state() == PageState::kStandby) return LoadStandby(zone, index, before, kind);
+  if (before.state() == PageState::kStandby) {
+    return LoadStandby(zone, index, before, kind) ? FaultOutcome::kMapped : FaultOutcome::kRetry;
+  }
   if (!zone.pages[index].Take(before, before.ToLoading())) {
     parts_.cache.Give(1);
-    return false;
+    return FaultOutcome::kRetry;
   }
   SPIRITOS_PAUSE_POINT(kPageClaimed);
   if (zone.word.Load().gate_closed()) [[unlikely]] {
     Unclaim(zone, index, before);
     parts_.cache.Give(1);
     WaitForGate(zone);
-    return false;
+    return FaultOutcome::kRetry;
   }
   parts_.zones.NoteFill(zone);
   if (before.state() == PageState::kEmpty || before.zero()) {
@@ -152,13 +157,12 @@ bool Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noex
     SPIRITOS_CHECK(before.slot_valid(), "page {:#x} is remote without a valid slot (word {:#x})",
                    zone.vpn(index).raw(), before.raw());
     parts_.metrics.Add(Metric::kFetches);
-    if (in_place_) {
-      LoadInPlace(zone, index, kind);
-    } else {
-      LoadByReading(zone, index, kind);
+    if (!(in_place_ ? LoadInPlace(zone, index, kind) : LoadByReading(zone, index, kind))) {
+      parts_.metrics.Add(Metric::kUnavailablePages);
+      return FaultOutcome::kLost;
     }
   }
-  return true;
+  return FaultOutcome::kMapped;
 }
 
 void Pager::Unclaim(Zone& zone, uint32_t index, PageWord before) noexcept {
@@ -219,7 +223,7 @@ bool Pager::Verify(const Zone& zone, uint32_t index, const std::byte* bytes) noe
   return false;
 }
 
-void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
+bool Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   const Vpn vpn = zone.vpn(index);
   CorePrefetcher* owner = nullptr;
   PrefetchPlan plan{.first = vpn, .stride = ahead_.DirectionAt(vpn), .count = kInPlaceRun};
@@ -229,14 +233,13 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
     parts_.metrics.Add(Metric::kPrefetchHits);
   }
   uint32_t count = 1;
-  uint32_t first = index;
+  const int direction = plan.stride < 0 ? -1 : 1;
   if (plan.count > 1 && (plan.stride == 1 || plan.stride == -1)) {
     // A moved region's zone may lie in two slabs; a run stays in one.
     const uint32_t in_slab = zone.region->IndexInSlab(vpn);
     const uint32_t room = plan.stride > 0 ? kSlabPages - in_slab : in_slab + 1;
     count = ExtendRun(zone, index, PageState::kRemote, std::min({plan.count, room, kInPlaceRun}),
-                      static_cast<int>(plan.stride));
-    if (plan.stride < 0) first = index - (count - 1);
+                      direction);
   }
   const bool strided = plan.count > 1 && plan.stride != 1 && plan.stride != -1;
   if (strided) plan.count = std::min(plan.count, kInPlaceRun);
@@ -247,31 +250,55 @@ void Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
     if (ahead_.GoOn(run, ahead_window_)) evictors_->Wake();
   }
   if (count > 1) parts_.metrics.Add(Metric::kPrefetchedPages, count - 1);
-  FillFromSlots(zone, first, count, kind);
+  const bool filled = FillFromSlots(zone, index, count, direction, kind) != 0;
   if (strided) Planned(owner, plan, BringStrided(plan));
+  if (filled) return true;
+  Complain(
+      "page {:#x} came back from the pool with other bytes than were sent: the pool's memory "
+      "is corrupt, and no other copy exists (SPIRITOS_POOL)",
+      vpn.raw() << kPageShift);
+  return false;
 }
 
-void Pager::FillFromSlots(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept {
-  const std::byte* const bytes = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index)));
-  for (uint32_t i = 0; i < count; ++i) {
-    if (i + 1 < count) WarmPage<kPageLines>(bytes + (size_t{i + 1} << kPageShift));
-    SPIRITOS_CHECK(Verify(zone, index + i, bytes + (size_t{i} << kPageShift)),
-                   "page {:#x} came back from the pool with other bytes than were sent: the "
-                   "pool's memory is corrupt and no other copy exists",
-                   zone.vpn(index + i).raw());
+uint32_t Pager::FillFromSlots(Zone& zone, uint32_t index, uint32_t count, int direction,
+                              FaultKind kind) noexcept {
+  const auto at = [&](uint32_t i) { return direction > 0 ? index + i : index - i; };
+  const auto bytes_of = [&](uint32_t i) {
+    return parts_.remote.Direct(zone.region->SlotOf(zone.vpn(at(i))));
+  };
+  uint32_t good = 0;
+  for (; good < count; ++good) {
+    if (good + 1 < count) WarmPage<kPageLines>(bytes_of(good + 1));
+    if (!Verify(zone, at(good), bytes_of(good))) [[unlikely]]
+      break;
   }
-  parts_.metrics.Add(Metric::kFetchedPages, count);
-  FillRun(zone, index, count, bytes, kind);
+  for (uint32_t i = good; i < count; ++i) {
+    const PageWord loading = zone.pages[at(i)].Load();
+    Unclaim(zone, at(i), loading.ZappedToRemote(loading.age()));
+  }
+  if (good < count) parts_.cache.Give(count - good);
+  if (good == 0) return 0;
+  parts_.metrics.Add(Metric::kFetchedPages, good);
+  const uint32_t first = direction > 0 ? index : at(good - 1);
+  FillRun(zone, first, good, direction > 0 ? bytes_of(0) : bytes_of(good - 1), kind);
+  return good;
 }
 
-void Pager::LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept {
+bool Pager::LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   Fetcher::DemandRead read;
   fetcher_.Begin(read, zone, index);
   ReadAhead(zone, index);
   const std::byte* const bytes = fetcher_.End(read, zone, index);
-  FillRun(zone, index, 1, bytes, kind);
+  if (bytes != nullptr) {
+    FillRun(zone, index, 1, bytes, kind);
+  } else {
+    const PageWord loading = zone.pages[index].Load();
+    Unclaim(zone, index, loading.ZappedToRemote(loading.age()));
+    parts_.cache.Give(1);
+  }
   fetcher_.Release(read);
   fetcher_.PollWindows();
+  return bytes != nullptr;
 }
 
 bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {

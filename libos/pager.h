@@ -98,15 +98,16 @@ class Pager final : public FaultSink, public SpareWork {
 
  private:
   FaultOutcome Serve(Zone& zone, uint32_t index, FaultKind kind) noexcept;
-  // Loads an absent page; false when the claim was lost or the gate closed, and
-  // the word must be looked at again.
-  bool Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
+  // Loads an absent page. kRetry when the claim was lost or the gate closed, and the
+  // word must be looked at again; kLost leaves the page as it was.
+  FaultOutcome Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
   void LoadZeroes(Zone& zone, uint32_t index, PageWord word) noexcept;
   // From a pool that is memory of this process: the page and the run that the
-  // prefetcher names in one Fill, straight from the slots.
-  void LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept;
-  // From any other pool: reads ahead while the demanded page is on its way.
-  void LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept;
+  // prefetcher names in one Fill, straight from the slots. False when the page is lost.
+  bool LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept;
+  // From any other pool: reads ahead while the demanded page is on its way. False when
+  // it is lost.
+  bool LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept;
   // From a window that stands by: all of it in one Fill. False when it was gone.
   bool LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
 
@@ -117,8 +118,10 @@ class Pager final : public FaultSink, public SpareWork {
   // The plan of this core's prefetcher; none while another fault is at it.
   PrefetchPlan Plan(Vpn vpn, uint32_t max_window, CorePrefetcher** owner) noexcept;
   void Planned(CorePrefetcher* owner, const PrefetchPlan& plan, uint32_t brought) noexcept;
-  // Pages whose bytes are memory of this process, claimed: verified, then filled.
-  void FillFromSlots(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept;
+  // Fills a run of claimed pages whose bytes are memory of this process: as many as
+  // verify, from `index` on in `direction`; how many. The others go back.
+  uint32_t FillFromSlots(Zone& zone, uint32_t index, uint32_t count, int direction,
+                         FaultKind kind) noexcept;
   // Claims and fills up to `most` absent pages from `vpn` on, of one zone, while
   // frames are plentiful; how many.
   uint32_t BringRun(Vpn vpn, uint32_t most, int32_t direction) noexcept;

@@ -50,8 +50,7 @@ uint32_t Pager::BringRun(Vpn vpn, uint32_t most, int32_t direction) noexcept {
   const uint32_t count =
       ExtendRun(*zone, index, PageState::kRemote, std::min(most, room), direction);
   parts_.metrics.Add(Metric::kPrefetchedPages, count);
-  FillFromSlots(*zone, direction > 0 ? index : index - (count - 1), count, FaultKind::kMissing);
-  return count;
+  return FillFromSlots(*zone, index, count, direction, FaultKind::kMissing);
 }
 
 uint32_t Pager::FillTaken(const AheadStreams::Run& run) noexcept {

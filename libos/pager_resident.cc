@@ -83,7 +83,8 @@ bool Pager::PinPages(Zone& zone, uint32_t begin, uint32_t end) noexcept {
     while (true) {
       PageWord word = page.Load();
       if (word.state() != PageState::kResident) {
-        if (Serve(zone, i, FaultKind::kUnknown) != FaultOutcome::kNotOurs) continue;
+        const FaultOutcome outcome = Serve(zone, i, FaultKind::kUnknown);
+        if (outcome == FaultOutcome::kMapped || outcome == FaultOutcome::kRetry) continue;
         UnpinWords(zone, begin, i);
         return false;
       }

@@ -441,8 +441,9 @@ absl::Status Space::Impl::Pin(AddressRange range) {
         Zone* zone = region.FindOrMakeZone(vpn, zone_pool_);
         if (zone == nullptr) return absl::ResourceExhaustedError("no near memory for a zone");
         if (!pager_.PinPages(*zone, begin, end)) {
-          return absl::FailedPreconditionError(fmt::format(
-              "pages at {} are PROT_NONE and cannot be pinned", static_cast<void*>(vpn.address())));
+          return absl::FailedPreconditionError(
+              fmt::format("pages at {} are PROT_NONE or lost, and cannot be pinned",
+                          static_cast<void*>(vpn.address())));
         }
         done += BytesOf(PageCount(end - begin));
         return absl::OkStatus();

@@ -6,10 +6,22 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <string_view>
 
 namespace spiritos::internal {
+
+void Complain(fmt::string_view format, fmt::format_args args) noexcept {
+  const int saved_errno = errno;
+  char text[400] = "spiritos: ";
+  constexpr size_t kBegin = 10;
+  const auto formatted = fmt::vformat_to_n(text + kBegin, sizeof(text) - kBegin - 1, format, args);
+  size_t size = std::min(kBegin + formatted.size, sizeof(text) - 1);
+  text[size++] = '\n';
+  [[maybe_unused]] ssize_t ignored = write(STDERR_FILENO, text, size);
+  errno = saved_errno;
+}
 
 void CheckFailed(const char* file, int line, const char* what, fmt::string_view format,
                  fmt::format_args args) noexcept {

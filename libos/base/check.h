@@ -9,6 +9,23 @@
 
 #include <fmt/core.h>
 
+namespace spiritos {
+namespace internal {
+
+// Writes "spiritos: <message>".
+void Complain(fmt::string_view format, fmt::format_args args) noexcept;
+
+}  // namespace internal
+
+// Says one line on standard error. Context: signal.
+template <typename... Args>
+[[gnu::cold, gnu::noinline]] void Complain(fmt::format_string<Args...> format,
+                                           Args&&... args) noexcept {
+  internal::Complain(format, fmt::make_format_args(args...));
+}
+
+}  // namespace spiritos
+
 namespace spiritos::internal {
 
 // Writes "<file>:<line>: check failed: <what>: <message>" and aborts.

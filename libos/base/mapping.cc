@@ -31,8 +31,8 @@ absl::StatusOr<Mapping> Mapping::Aligned(Bytes size, size_t alignment, int prote
                                          const char* what) {
   const size_t wanted = BytesOf(PagesFor(size)).raw();
   const size_t padded = wanted + (alignment > kPageSize ? alignment : 0);
-  void* const p = mmap(nullptr, padded, protection,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const p =
+      mmap(nullptr, padded, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     return ErrnoStatus(errno, fmt::format("{}: cannot map {} bytes", what, padded));
   }

@@ -58,8 +58,8 @@ struct PrefetchOptions {
 
 struct RemoteOptions {
   // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
-  // (slots in a file, direct I/O), or `tcp://host:port` (a memory server; several,
-  // separated by commas, are one pool).
+  // (slots in a file, direct I/O), `shm:///socket` (a memory server of this machine), or
+  // `tcp://host:port` (a memory server; several, separated by commas, are one pool).
   std::string pool = "embedded:";  // SPIRITOS_POOL
   // Whose slabs they are, to memory servers: letters, digits and marks.
   std::string tenant = "default";  // SPIRITOS_TENANT

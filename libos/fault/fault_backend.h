@@ -33,6 +33,7 @@ enum class FaultOutcome : uint8_t {
   kMapped,   // A Fill or Thaw resolved it and woke whoever waited.
   kRetry,    // Nothing was left to do: the access must be tried again.
   kNotOurs,  // No region holds the address.
+  kLost,     // The page's bytes cannot be had: the access must fail.
 };
 
 // Told of every fault in a covered range, in the faulting thread or a handler

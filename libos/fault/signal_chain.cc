@@ -76,7 +76,7 @@ void OnSigbus(int signal, siginfo_t* info, void* context) {
         outcome = sink->OnFault(Vpn::Of(info->si_addr), KindOf(context));
       }
     }
-    if (outcome != FaultOutcome::kNotOurs) {
+    if (outcome == FaultOutcome::kMapped || outcome == FaultOutcome::kRetry) {
       errno = saved_errno;
       return;
     }

@@ -75,7 +75,12 @@ void UffdThread::Serve() {
                                                  : FaultKind::kMissing;
       // Whoever resolved it has woken the page's waiters, unless it was resolved
       // before this waiter came.
-      if (sink_.OnFault(event.vpn, kind) != FaultOutcome::kMapped) Wake(event.vpn);
+      const FaultOutcome outcome = sink_.OnFault(event.vpn, kind);
+      SPIRITOS_CHECK(outcome != FaultOutcome::kLost,
+                     "page {:#x} is lost, and from here the access to it cannot be failed alone "
+                     "(SPIRITOS_FAULT_MODE=sigbus can)",
+                     event.vpn.raw() << kPageShift);
+      if (outcome != FaultOutcome::kMapped) Wake(event.vpn);
       continue;
     }
     if (n == 0 || n == -EINTR) continue;

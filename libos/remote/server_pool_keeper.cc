@@ -177,7 +177,8 @@ bool ServerPool::PlaceWanted() {
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     if (desk_.StageOf(index) != SlabDesk::Stage::kWanted) continue;
     const SlabDesk::Stage stage = PlaceCopies(index);
-    if (stage == SlabDesk::Stage::kWanted) {
+    if (stage == SlabDesk::Stage::kWanted ||
+        (stage == SlabDesk::Stage::kRefused && desk_.AnyReleasing())) {
       all = false;
     } else if (!desk_.Answer(index, stage)) {
       desk_.Call();  // Nobody wants it any more: it is to be released.

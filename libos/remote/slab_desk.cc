@@ -29,8 +29,7 @@ uint64_t SlabDesk::Want(bool* soon) noexcept {
   *soon = false;
   for (uint64_t index = 0; index < size_; ++index) {
     Stage stage = Stage::kFree;
-    if (!stages_[index].compare_exchange_strong(stage, Stage::kWanted,
-                                                std::memory_order_acq_rel)) {
+    if (!stages_[index].compare_exchange_strong(stage, Stage::kWanted, std::memory_order_acq_rel)) {
       *soon = *soon || stage == Stage::kReleasing;
       continue;
     }
@@ -96,6 +95,13 @@ void SlabDesk::Call() noexcept {
 
 void SlabDesk::AwaitCall(uint32_t seen, uint64_t timeout_ns) noexcept {
   FutexWait(calls_, seen, timeout_ns);
+}
+
+bool SlabDesk::AnyReleasing() const {
+  for (uint64_t index = 0; index < used(); ++index) {
+    if (StageOf(index) == Stage::kReleasing) return true;
+  }
+  return false;
 }
 
 bool SlabDesk::Answer(uint64_t index, Stage stage) noexcept {

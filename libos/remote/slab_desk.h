@@ -39,6 +39,8 @@ class SlabDesk {
   // One past the highest slab ever asked for: what a walk looks at.
   uint64_t used() const { return used_.load(std::memory_order_acquire); }
   Stage StageOf(uint64_t index) const { return stages_[index].load(std::memory_order_acquire); }
+  // Whether slabs are on their way back: a refusal would be too early.
+  bool AnyReleasing() const;
   // Answers who wants `index`: Placed, or Refused. False when nobody does any more.
   bool Answer(uint64_t index, Stage stage) noexcept;
   // What was being released is gone.

@@ -100,8 +100,7 @@ void AddMemd(CLI::App& app, int* status) {
       ->capture_default_str();
   memd->add_option("--unix", flags->unix_path, "socket for programs of this machine");
   memd->add_option("--tcp", flags->tcp, "address and port to listen on; port 0 picks one");
-  memd->add_option("--lease", flags->lease_s,
-                   "seconds that a silent program keeps its memory for")
+  memd->add_option("--lease", flags->lease_s, "seconds that a silent program keeps its memory for")
       ->capture_default_str();
   memd->add_option("--quota", flags->quota_slabs, "slabs of 64 MiB one tenant may have; 0 = all");
   memd->add_flag("--no-lock", flags->no_lock, "do not lock the memory");

@@ -30,7 +30,8 @@ def run(stress, arguments, limit):
         status, text = done.returncode, done.stdout
     except subprocess.TimeoutExpired as expired:
         status, text = None, (expired.stdout or b"").decode(errors="replace")
-    reason = [line for line in text.splitlines() if "MISMATCH" in line or "check failed" in line]
+    reason = [line for line in text.splitlines() if "MISMATCH" in line or "check failed" in line
+              or line.startswith("spiritos: page")]
     return status, reason, time.monotonic() - begin, text
 
 
