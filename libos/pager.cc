@@ -263,8 +263,10 @@ bool Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
 uint32_t Pager::FillFromSlots(Zone& zone, uint32_t index, uint32_t count, int direction,
                               FaultKind kind) noexcept {
   const auto at = [&](uint32_t i) { return direction > 0 ? index + i : index - i; };
+  const std::byte* const base = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index)));
   const auto bytes_of = [&](uint32_t i) {
-    return parts_.remote.Direct(zone.region->SlotOf(zone.vpn(at(i))));
+    const size_t distance = size_t{i} << kPageShift;
+    return direction > 0 ? base + distance : base - distance;
   };
   uint32_t good = 0;
   for (; good < count; ++good) {

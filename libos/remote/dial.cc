@@ -18,6 +18,7 @@
 
 #include "libos/base/clock.h"
 #include "libos/base/status.h"
+#include "libos/remote/socket_parts.h"
 
 namespace spiritos {
 namespace {
@@ -40,35 +41,17 @@ bool AwaitSocket(int socket, short events, uint64_t deadline_ns) {
   }
 }
 
-// As send(2); `file` goes with the first byte unless it is -1.
-ssize_t SendWithFile(int socket, std::span<const std::byte> bytes, int file) {
-  iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  if (file >= 0) {
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &file, sizeof(file));
-  }
-  return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 absl::Status SendAll(int socket, std::span<const std::byte> bytes, uint64_t deadline_ns,
                      int file = -1) {
   while (!bytes.empty()) {
-    const ssize_t sent = SendWithFile(socket, bytes, file);
+    iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    const ssize_t sent = SendParts(socket, {&part, 1}, file);
     if (sent >= 0) {
       file = -1;
       bytes = bytes.subspan(static_cast<size_t>(sent));
     } else if (errno == EAGAIN) {
       if (!AwaitSocket(socket, POLLOUT, deadline_ns)) return TimedOut("sending to a memory server");
-    } else if (errno != EINTR) {
+    } else {
       return ErrnoStatus(errno, "sending to a memory server");
     }
   }
@@ -79,27 +62,16 @@ absl::Status ReceiveAll(int socket, std::span<std::byte> bytes, uint64_t deadlin
                         UniqueFd* file) {
   while (!bytes.empty()) {
     iovec part{bytes.data(), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    const ssize_t got = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    UniqueFd received;
+    const ssize_t got = ReceiveParts(socket, {&part, 1}, &received);
     if (got > 0) {
       bytes = bytes.subspan(static_cast<size_t>(got));
-      const cmsghdr* const header = CMSG_FIRSTHDR(&message);
-      if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-        int received;
-        std::memcpy(&received, CMSG_DATA(header), sizeof(received));
-        UniqueFd owned(received);
-        if (file != nullptr) *file = std::move(owned);
-      }
+      if (file != nullptr && received.valid()) *file = std::move(received);
     } else if (got == 0) {
       return absl::UnavailableError("the memory server closed the connection");
     } else if (errno == EAGAIN) {
       if (!AwaitSocket(socket, POLLIN, deadline_ns)) return TimedOut("a memory server's answer");
-    } else if (errno != EINTR) {
+    } else {
       return ErrnoStatus(errno, "receiving from a memory server");
     }
   }
@@ -108,20 +80,18 @@ absl::Status ReceiveAll(int socket, std::span<std::byte> bytes, uint64_t deadlin
 
 absl::StatusOr<FrameHeader> ReceiveReply(int socket, const FrameHeader& request,
                                          uint64_t deadline_ns, UniqueFd* file) {
-  while (true) {
-    FrameBytes bytes;
-    SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, bytes, deadline_ns, file));
-    FrameHeader header;
-    const FrameError error = DecodeFrame(bytes, &header);
-    if (error != FrameError::kNone) {
-      return absl::DataLossError(
-          fmt::format("a memory server's answer is damaged: {}", FrameErrorName(error)));
-    }
-    if (header.reply() && header.op == request.op && header.id == request.id) return header;
-    if (header.op != WireOp::kRetake) {
-      return absl::DataLossError("a memory server answers what was not asked");
-    }
+  FrameBytes bytes;
+  SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, bytes, deadline_ns, file));
+  FrameHeader header;
+  const FrameError error = DecodeFrame(bytes, &header);
+  if (error != FrameError::kNone) {
+    return absl::UnavailableError(
+        fmt::format("a memory server's answer is damaged: {}", FrameErrorName(error)));
   }
+  if (!header.reply() || header.op != request.op || header.id != request.id) {
+    return absl::UnavailableError("a memory server answers what was not asked");
+  }
+  return header;
 }
 
 }  // namespace
@@ -238,7 +208,7 @@ absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t d
   }
   WelcomeBody welcome;
   if (Crc32c(answer) != reply.payload_crc || !DecodeWelcome(answer, &welcome)) {
-    return absl::DataLossError("a memory server's greeting is damaged");
+    return absl::UnavailableError("a memory server's greeting is damaged");
   }
   return welcome;
 }

@@ -63,7 +63,6 @@ struct IoRequest {
   std::atomic<uint32_t> parts{0};
   std::atomic<uint8_t> failed{0};
   uint8_t targets = 0;
-  uint8_t parity = 0;
   std::array<std::atomic<uint16_t>, 3> servers{};
 
   bool final() const noexcept {

@@ -95,7 +95,8 @@ absl::Status ServerLink::SettleUnanswered(uint64_t deadline_ns) {
     return answer.status();
   }
   unanswered_.reset();
-  if (answer->op != WireOp::kPlace || answer->status != WireStatus::kOk) return absl::OkStatus();
+  const bool has_slab = answer->op == WireOp::kPlace || answer->op == WireOp::kAdopt;
+  if (!has_slab || answer->status != WireStatus::kOk) return absl::OkStatus();
   FrameHeader release;
   release.op = WireOp::kRelease;
   release.slab = answer->slab;

@@ -69,8 +69,6 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
   const bool writes = request.op == IoOp::kWrite;
   SPIRITOS_DCHECK(SlabMap::IndexOf(request.first + PageCount(request.pages - 1)) == index,
                   "a request crosses from slab {} to the next", index);
-  // Counted before the copies are read: see SlabMap.
-  const uint32_t parity = writes ? map_.BeginWrite(index) : 0;
   const SlabCopies copies = map_.Copies(index);
   uint32_t targets = 0;
   if (writes) {
@@ -84,7 +82,6 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
   const auto copy_count = static_cast<uint32_t>(std::popcount(targets));
   Message* message = targets == 0 ? nullptr : TakeMessages(pieces * copy_count);
   if (message == nullptr) {
-    if (writes) map_.EndWrite(index, parity);
     if (targets != 0) return IoResult::kBusy;
     request.Finish(EHOSTUNREACH);  // No copy is left.
     return IoResult::kOk;
@@ -92,7 +89,6 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
 
   request.status.store(IoStatus::kPending, std::memory_order_relaxed);
   request.targets = static_cast<uint8_t>(targets);
-  request.parity = static_cast<uint8_t>(parity);
   request.failed.store(0, std::memory_order_relaxed);
   uint32_t parts = 0;
   for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
@@ -205,7 +201,6 @@ void ServerPool::OnReadFailed(Message& message) noexcept {
 void ServerPool::EndMessage(Message& message, bool good) noexcept {
   IoRequest& parent = *message.parent;
   const uint32_t copy = message.copy;
-  const uint64_t index = message.index;
   GiveMessage(message);
   if (!good) {
     // A read has asked all copies; a write stands where another copy has all of it.
@@ -215,7 +210,6 @@ void ServerPool::EndMessage(Message& message, bool good) noexcept {
   // Acquire and release: the last one sees what the others wrote.
   if (parent.parts.fetch_sub(Parts(copy, 1), std::memory_order_acq_rel) != Parts(copy, 1)) return;
   const uint32_t failed = parent.failed.load(std::memory_order_relaxed);
-  if (parent.op == IoOp::kWrite) map_.EndWrite(index, parent.parity);
   parent.Finish((parent.targets & ~failed) != 0 ? 0 : EIO);
 }
 

@@ -81,7 +81,6 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
 
   // The keeper's; see server_pool_keeper.cc.
   void Keep();
-  bool PlaceWanted();  // False when some are to be asked for again soon.
   SlabDesk::Stage PlaceCopies(uint64_t index);
   void ReleaseUnused();
   void BuryOrphans();

@@ -83,7 +83,8 @@ void ServerPool::Keep() {
     BuryOrphans();
     ReleaseUnused();
     if (last) return;
-    desk_.AwaitCall(calls, PlaceWanted() ? kTickNs : kSoonNs);
+    const bool all = desk_.AnswerWanted([this](uint64_t index) { return PlaceCopies(index); });
+    desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
 }
 
@@ -170,21 +171,6 @@ void ServerPool::BuryOrphans() {
     }
     EndMessage(*message, false);
   }
-}
-
-bool ServerPool::PlaceWanted() {
-  bool all = true;
-  for (uint64_t index = 0; index < desk_.used(); ++index) {
-    if (desk_.StageOf(index) != SlabDesk::Stage::kWanted) continue;
-    const SlabDesk::Stage stage = PlaceCopies(index);
-    if (stage == SlabDesk::Stage::kWanted ||
-        (stage == SlabDesk::Stage::kRefused && desk_.AnyReleasing())) {
-      all = false;
-    } else if (!desk_.Answer(index, stage)) {
-      desk_.Call();  // Nobody wants it any more: it is to be released.
-    }
-  }
-  return all;
 }
 
 SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {

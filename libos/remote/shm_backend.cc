@@ -99,7 +99,8 @@ void ShmBackend::Keep() {
     Reconnect(NowNs());
     ReleaseUnused();
     if (last) return;
-    desk_.AwaitCall(calls, PlaceWanted() ? kTickNs : kSoonNs);
+    const bool all = desk_.AnswerWanted([this](uint64_t index) { return PlaceOne(index); });
+    desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
 }
 
@@ -109,16 +110,18 @@ void ShmBackend::Reconnect(uint64_t now_ns) {
       pinged_ns_ = now_ns;
       static_cast<void>(link_->Ping(now_ns + kAnswerNs));  // A failure is a broken connection.
     }
-    if (!link_->needs_connecting()) return;
+    if (!link_->needs_connecting() && !to_adopt_) return;
   }
   if (now_ns < next_try_ns_) return;
   absl::Status status = link_->Connect(NowNs() + kAnswerNs);
   if (absl::IsDataLoss(status)) {
     // Another server, or one that has forgotten us: the slabs are still ours to give.
+    for (Held& held : held_) held.slab = kUncounted;
+    to_adopt_ = true;
     link_ = NewLink();
     status = link_->Connect(NowNs() + kAnswerNs);
-    if (status.ok()) status = AdoptAll();
   }
+  if (status.ok() && to_adopt_) status = AdoptAll();
   if (status.ok()) {
     back_off_ns_ = 0;
     return;
@@ -129,7 +132,7 @@ void ShmBackend::Reconnect(uint64_t now_ns) {
 
 absl::Status ShmBackend::AdoptAll() {
   for (Held& held : held_) {
-    if (!held.file.valid()) continue;
+    if (!held.file.valid() || held.slab != kUncounted) continue;
     FrameHeader question;
     question.op = WireOp::kAdopt;
     PassedFiles files{.sent = held.file.get()};
@@ -139,28 +142,12 @@ absl::Status ShmBackend::AdoptAll() {
       // We keep it; the server just does not count it.
       LogWarning(fmt::format("{} does not take over a slab: {}", address_.ToString(),
                              WireStatusName(answer.status)));
-      held.slab = 0;
       continue;
     }
     held.slab = answer.slab;
   }
-  adoptions_.fetch_add(1, std::memory_order_relaxed);
+  to_adopt_ = false;
   return absl::OkStatus();
-}
-
-bool ShmBackend::PlaceWanted() {
-  bool all = true;
-  for (uint64_t index = 0; index < desk_.used(); ++index) {
-    if (desk_.StageOf(index) != SlabDesk::Stage::kWanted) continue;
-    const SlabDesk::Stage stage = PlaceOne(index);
-    if (stage == SlabDesk::Stage::kWanted ||
-        (stage == SlabDesk::Stage::kRefused && desk_.AnyReleasing())) {
-      all = false;
-    } else if (!desk_.Answer(index, stage)) {
-      desk_.Call();  // Nobody wants it any more: it is to be released.
-    }
-  }
-  return all;
 }
 
 SlabDesk::Stage ShmBackend::PlaceOne(uint64_t index) {
@@ -191,7 +178,7 @@ void ShmBackend::ReleaseUnused() {
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     if (desk_.StageOf(index) != SlabDesk::Stage::kReleasing) continue;
     Held& held = held_[index];
-    if (held.slab != 0) {
+    if (held.slab != kUncounted) {
       FrameHeader question;
       question.op = WireOp::kRelease;
       question.slab = held.slab;

@@ -42,13 +42,13 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
   void Forget(SlotId, uint32_t) noexcept override {}  // The server's memory is taken anyway.
   Bytes capacity() const override { return Bytes(slab_count_ * kSlabSize); }
   std::string description() const override;
-  // How often slabs were given to a new server.
-  uint64_t adoptions() const { return adoptions_.load(std::memory_order_relaxed); }
 
  private:
+  // No server counts the slab.
+  static constexpr uint64_t kUncounted = 0;
   // A placed slab; the keeper's.
   struct Held {
-    uint64_t slab = 0;  // The server's number of it.
+    uint64_t slab = kUncounted;  // The server's number of it.
     UniqueFd file;
   };
 
@@ -60,7 +60,6 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
   void Keep();
   void Reconnect(uint64_t now_ns);
   absl::Status AdoptAll();
-  bool PlaceWanted();  // False when some are to be asked for again soon.
   SlabDesk::Stage PlaceOne(uint64_t index);
   void ReleaseUnused();
 
@@ -72,10 +71,10 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
   SlabDesk desk_;
   std::vector<Held> held_;
   std::unique_ptr<ServerLink> link_;
+  bool to_adopt_ = false;  // The server does not know all slabs yet.
   uint64_t next_try_ns_ = 0;
   uint64_t back_off_ns_ = 0;
   uint64_t pinged_ns_ = 0;
-  std::atomic<uint64_t> adoptions_{0};
   std::atomic<bool> stopping_{false};
   std::thread keeper_;
 };

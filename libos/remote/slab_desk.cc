@@ -104,13 +104,23 @@ bool SlabDesk::AnyReleasing() const {
   return false;
 }
 
-bool SlabDesk::Answer(uint64_t index, Stage stage) noexcept {
-  Stage wanted = Stage::kWanted;
-  if (!stages_[index].compare_exchange_strong(wanted, stage, std::memory_order_acq_rel)) {
-    return false;
+bool SlabDesk::AnswerWanted(absl::FunctionRef<Stage(uint64_t)> place) {
+  bool all = true;
+  for (uint64_t index = 0; index < used(); ++index) {
+    if (StageOf(index) != Stage::kWanted) continue;
+    const Stage stage = place(index);
+    if (stage == Stage::kWanted || (stage == Stage::kRefused && AnyReleasing())) {
+      all = false;
+      continue;
+    }
+    Stage wanted = Stage::kWanted;
+    if (stages_[index].compare_exchange_strong(wanted, stage, std::memory_order_acq_rel)) {
+      Announce();
+    } else {
+      Call();  // Nobody wants it any more: it is to be released.
+    }
   }
-  Announce();
-  return true;
+  return all;
 }
 
 }  // namespace spiritos

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "libos/base/mapping.h"
 #include "libos/remote/remote_backend.h"
@@ -39,10 +40,9 @@ class SlabDesk {
   // One past the highest slab ever asked for: what a walk looks at.
   uint64_t used() const { return used_.load(std::memory_order_acquire); }
   Stage StageOf(uint64_t index) const { return stages_[index].load(std::memory_order_acquire); }
-  // Whether slabs are on their way back: a refusal would be too early.
-  bool AnyReleasing() const;
-  // Answers who wants `index`: Placed, or Refused. False when nobody does any more.
-  bool Answer(uint64_t index, Stage stage) noexcept;
+  // Has `place` try each slab that is wanted: Placed, Refused, or Wanted to be asked
+  // again soon. False when some are to be. None is refused while others come back.
+  bool AnswerWanted(absl::FunctionRef<Stage(uint64_t)> place);
   // What was being released is gone.
   void Free(uint64_t index) noexcept;
 
@@ -50,6 +50,7 @@ class SlabDesk {
   // Claims a free number; size_ when all are in use, and whether some soon are not.
   uint64_t Want(bool* soon) noexcept;
   void Announce() noexcept;
+  bool AnyReleasing() const;
 
   Mapping memory_;
   std::atomic<Stage>* stages_ = nullptr;

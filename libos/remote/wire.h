@@ -3,8 +3,7 @@
 //
 // A frame is a header of 64 bytes and `payload` bytes after it. Numbers are
 // little-endian. A connection carries requests one way and their replies, in the
-// order of the requests, the other; on a control connection the server also sends
-// notices, which nobody answers.
+// order of the requests, the other.
 //
 //    0 u32 magic        16 u64 id      32 u32 epoch   48 u64 argument
 //    4 u16 version      24 u64 slab    36 u32 first   56 u32 payload_crc
@@ -33,7 +32,6 @@
 //   Ping     -                            -; renews the lease
 //   Adopt    -                            -; as Place, but of a slab's file that comes along:
 //                                         one that a server before this one had rented out
-//   Retake   (a notice) -                 the server is short of memory: it asks for `slab`
 //
 // Encode and decode touch no memory but their arguments'. Context: signal.
 #pragma once
@@ -66,7 +64,6 @@ enum class WireOp : uint8_t {
   kForget,
   kFence,
   kPing,
-  kRetake,
   kAdopt,
 };
 

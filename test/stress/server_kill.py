@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 READY_S = 60
@@ -59,15 +60,18 @@ def main():
         socket = pathlib.Path(folder) / "memd.sock"
         while kills < options.kills:
             server = Server(options.spiritos, socket, "1G")
-            said = open(pathlib.Path(folder) / "oracle.txt", "w+")
             oracle = subprocess.Popen(
                 [options.oracle, "--operations", str(options.operations), "--seed",
                  str(chance.randrange(1, 2**31)), f"SPIRITOS_POOL=shm://{socket}"],
-                stdout=said, stderr=subprocess.STDOUT)
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             # A program finds its server when it starts; what comes then is what is tested.
-            while oracle.poll() is None and "budget:" not in (pathlib.Path(folder) /
-                                                              "oracle.txt").read_text():
-                time.sleep(0.01)
+            said = []
+            for line in oracle.stdout:
+                said.append(line)
+                if line.startswith("budget:"):
+                    break
+            rest = threading.Thread(target=lambda: said.extend(oracle.stdout))
+            rest.start()
             begin = time.monotonic()
             while True:
                 try:
@@ -83,9 +87,8 @@ def main():
                     oracle.kill()
             runs += 1
             server.end(signal.SIGTERM)
-            said.seek(0)
-            text = said.read()
-            said.close()
+            rest.join()
+            text = "".join(said)
             if oracle.returncode != 0 or "every byte matched" not in text:
                 print(text)
                 print(f"run {runs}: the oracle ended with {oracle.returncode} after {kills} kills")

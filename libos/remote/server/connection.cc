@@ -3,7 +3,6 @@
 #include "libos/remote/server/connection.h"
 
 #include <fmt/core.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,53 +10,12 @@
 #include <string_view>
 #include <utility>
 
+#include "libos/remote/socket_parts.h"
+
 namespace spiritos {
 namespace {
 
 static_assert(HelloBody::kSize == WelcomeBody::kSize, "one buffer is both");
-
-// Sends the parts, and `file` with the first byte unless it is -1. As sendmsg(2).
-ssize_t SendParts(int socket, std::span<iovec> parts, int file) noexcept {
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  if (file >= 0) {
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &file, sizeof(file));
-  }
-  ssize_t sent;
-  do {
-    sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  return sent;
-}
-
-// Receives into the parts, and at most one file. As recvmsg(2).
-ssize_t ReceiveParts(int socket, std::span<iovec> parts, UniqueFd* file) noexcept {
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  ssize_t received;
-  do {
-    received = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (received < 0 && errno == EINTR);
-  const cmsghdr* const header = received > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-    *file = UniqueFd(fd);
-  }
-  return received;
-}
 
 bool WouldBlock() { return errno == EAGAIN || errno == EWOULDBLOCK; }
 

@@ -90,10 +90,9 @@ std::span<iovec> ServerSession::Want() noexcept {
     buffer_end_ -= buffer_begin_;
     buffer_begin_ = 0;
   }
-  // Behind the last byte that belongs to the request, the next one's begin.
-  const bool last = parts == 0 || stage_ == Stage::kTrailers
-                        ? parts == 0
-                        : arrived_ + want_[0].iov_len == size_t{request_.pages} * kPageSize;
+  // What follows the last page, or stands for itself, goes into the buffer.
+  const bool last = parts == 0 || (stage_ == Stage::kPages &&
+                                   arrived_ + want_[0].iov_len == request_.pages * kPageSize);
   if (last) want_[parts++] = {buffer_.data() + buffer_end_, buffer_.size() - buffer_end_};
   return {want_.data(), parts};
 }
@@ -185,7 +184,7 @@ bool ServerSession::OnHeader(uint64_t now_ns) {
   buffer_begin_ += bytes.size();
   const FrameError error = DecodeFrame(bytes, &request_);
   if (error != FrameError::kNone || request_.reply() || request_.version != version_ ||
-      request_.op == WireOp::kHello || request_.op == WireOp::kRetake) {
+      request_.op == WireOp::kHello) {
     counters_.Add(error == FrameError::kVersion ? ServerCounter::kBadVersions
                                                 : ServerCounter::kBadFrames);
     return false;
@@ -380,16 +379,6 @@ bool ServerSession::Sent(size_t bytes, uint64_t now_ns) {
     --reply_count_;
   }
   return !was_full || Consume(now_ns);
-}
-
-bool ServerSession::Notify(uint64_t slab) {
-  if (reply_count_ == kMaxRequests) return false;
-  FrameHeader notice;
-  notice.version = version_;
-  notice.op = WireOp::kRetake;
-  notice.slab = slab;
-  Answer(notice, WireStatus::kOk);
-  return true;
 }
 
 }  // namespace spiritos

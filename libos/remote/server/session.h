@@ -59,9 +59,6 @@ class ServerSession {
   [[nodiscard]] bool Sent(size_t bytes, uint64_t now_ns);
   bool has_outgoing() const { return reply_count_ != 0; }
 
-  // Asks the client to give `slab` back, when there is room to ask.
-  bool Notify(uint64_t slab);
-
  private:
   static constexpr size_t kBuffer = 1024;
   static constexpr size_t kMaxParts = 32;

@@ -134,12 +134,4 @@ uint32_t Tenancy::Expire(uint64_t now_ns) {
   return expired;
 }
 
-uint64_t Tenancy::NextExpiry() const {
-  uint64_t next = UINT64_MAX;
-  for (const auto& [id, client] : clients_) {
-    if (client->connections == 0) next = std::min(next, client->heard_ns + options_.lease_ns);
-  }
-  return next;
-}
-
 }  // namespace spiritos

@@ -74,8 +74,6 @@ class Tenancy {
 
   // Takes the slabs of clients whose lease is over; how many clients.
   uint32_t Expire(uint64_t now_ns);
-  // When the next lease may be over; UINT64_MAX with none.
-  uint64_t NextExpiry() const;
 
   // Slabs that are not ready yet, but will be.
   uint64_t soon() const { return store_.free(); }
