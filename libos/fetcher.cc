@@ -47,6 +47,8 @@ void Fetcher::Begin(DemandRead& read, Zone& zone, uint32_t index) noexcept {
   read.request.first = zone.region->SlotOf(read.vpn);
   read.request.pages = 1;
   read.request.memory = pages_.Take(parker_);
+  read.request.avoid = 0;
+  read.to_rewrite = false;
   SubmitDemand(read);
 }
 
@@ -58,11 +60,15 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
       metrics_.Add(Metric::kFetchedPages);
       return read.request.memory;
     }
-    if (arrived) metrics_.Add(Metric::kCorruptPages);
+    if (arrived) {
+      metrics_.Add(Metric::kCorruptPages);
+      read.request.avoid |= read.request.sources.load(std::memory_order_relaxed);
+      read.to_rewrite = true;
+    }
     if (attempt == kAttempts) {
       Complain(
           "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and no "
-          "other copy exists (SPIRITOS_POOL)",
+          "other copy exists (SPIRITOS_POOL, SPIRITOS_DURABILITY)",
           read.vpn.raw() << kPageShift,
           arrived ? "its bytes are not those that were sent" : "reading failed",
           arrived ? 0 : read.request.error, attempt);

@@ -45,6 +45,7 @@ class Fetcher {
   struct DemandRead {
     IoRequest request;
     Vpn vpn;
+    bool to_rewrite = false;  // Some copy in the pool is not what it should be.
   };
   void Begin(DemandRead& read, Zone& zone, uint32_t index) noexcept;
   const std::byte* End(DemandRead& read, const Zone& zone, uint32_t index) noexcept;

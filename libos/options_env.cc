@@ -84,6 +84,14 @@ absl::Status SetCpus(std::string_view text, std::vector<int>* cpus) {
   return absl::OkStatus();
 }
 
+// At least a millisecond.
+absl::Status SetDuration(std::string_view text, uint64_t* nanoseconds) {
+  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t parsed, ParseNanoseconds(text));
+  if (parsed < 1'000'000) return InvalidArgument("\"{}\" is below 1ms", text);
+  *nanoseconds = parsed;
+  return absl::OkStatus();
+}
+
 struct Row {
   std::string_view name;
   absl::Status (*apply)(std::string_view value, Options* options);
@@ -91,6 +99,7 @@ struct Row {
 
 constexpr Choice<FaultMode> kFaultModes[] = {
     {"auto", FaultMode::kAuto}, {"sigbus", FaultMode::kSigbus}, {"thread", FaultMode::kThread}};
+constexpr Choice<uint32_t> kDurabilities[] = {{"none", 1}, {"mirror=2", 2}, {"mirror=3", 3}};
 constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
                                                      {"always", EvictOptions::Assist::kAlways},
                                                      {"never", EvictOptions::Assist::kNever}};
@@ -163,6 +172,18 @@ constexpr Row kRows[] = {
        }
        options->remote.tenant = std::string(value);
        return absl::OkStatus();
+     }},
+    {"SPIRITOS_DURABILITY",
+     [](std::string_view value, Options* options) {
+       return SetChoice(value, kDurabilities, &options->remote.copies);
+     }},
+    {"SPIRITOS_DEAD_AFTER",
+     [](std::string_view value, Options* options) {
+       return SetDuration(value, &options->remote.dead_after_ns);
+     }},
+    {"SPIRITOS_GIVE_UP_AFTER",
+     [](std::string_view value, Options* options) {
+       return SetDuration(value, &options->remote.give_up_after_ns);
      }},
     {"SPIRITOS_POOL_SIZE",
      [](std::string_view value, Options* options) {

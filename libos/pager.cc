@@ -292,7 +292,8 @@ bool Pager::LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   ReadAhead(zone, index);
   const std::byte* const bytes = fetcher_.End(read, zone, index);
   if (bytes != nullptr) {
-    FillRun(zone, index, 1, bytes, kind);
+    FillRun(zone, index, 1, bytes, read.to_rewrite ? FaultKind::kMissingWrite : kind);
+    if (read.to_rewrite) Rewrite(zone, index);
   } else {
     const PageWord loading = zone.pages[index].Load();
     Unclaim(zone, index, loading.ZappedToRemote(loading.age()));
@@ -301,6 +302,16 @@ bool Pager::LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept {
   fetcher_.Release(read);
   fetcher_.PollWindows();
   return bytes != nullptr;
+}
+
+// A page that leaves again with an invalid slot is written to all its copies.
+void Pager::Rewrite(Zone& zone, uint32_t index) noexcept {
+  PageWord word = zone.pages[index].Load();
+  while (word.state() == PageState::kResident && word.slot_valid() && !word.guarded()) {
+    if (!zone.pages[index].Take(word, word.WithSlotValid(false))) continue;
+    parts_.metrics.Add(Metric::kRewrittenPages);
+    return;
+  }
 }
 
 bool Pager::LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {

@@ -108,6 +108,8 @@ class Pager final : public FaultSink, public SpareWork {
   // From any other pool: reads ahead while the demanded page is on its way. False when
   // it is lost.
   bool LoadByReading(Zone& zone, uint32_t index, FaultKind kind) noexcept;
+  // Has the page's copies written anew when it leaves.
+  void Rewrite(Zone& zone, uint32_t index) noexcept;
   // From a window that stands by: all of it in one Fill. False when it was gone.
   bool LoadStandby(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
 

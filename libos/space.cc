@@ -527,6 +527,10 @@ Stats Space::Impl::GetStats() const {
   stats.free_frames = PageCount(frames_.level() + cache_.cached());
   stats.used_frames = stats.budget - stats.free_frames;
   stats.pinned = PageCount(pinned_.load(std::memory_order_relaxed));
+  const PoolHealth health = remote_->health();
+  stats.degraded_slabs = health.degraded_slabs;
+  stats.lost_slabs = health.lost_slabs;
+  stats.mended_slabs = health.mended_slabs;
   stats.metadata = arena_.used() - pager_.buffer_bytes();
   stats.far_pages = PageCount(far_pages_.load(std::memory_order_relaxed));
   pager_.AddFaultTimes(stats.fault_ns);

@@ -14,11 +14,14 @@ struct Gauge {
   uint64_t value;
 };
 
-std::array<Gauge, 6> Gauges(const Stats& stats) {
+std::array<Gauge, 9> Gauges(const Stats& stats) {
   return {{{"budget_pages", static_cast<uint64_t>(stats.budget.raw())},
            {"free_frames", static_cast<uint64_t>(stats.free_frames.raw())},
            {"used_frames", static_cast<uint64_t>(stats.used_frames.raw())},
            {"pinned_pages", static_cast<uint64_t>(stats.pinned.raw())},
+           {"degraded_slabs", stats.degraded_slabs},
+           {"lost_slabs", stats.lost_slabs},
+           {"mended_slabs", stats.mended_slabs},
            {"metadata_bytes", stats.metadata.raw()},
            {"far_pages", static_cast<uint64_t>(stats.far_pages.raw())}}};
 }

@@ -63,6 +63,7 @@ namespace spiritos {
   X(WriteRetries, "write_retries", "pool writes that failed and were tried again")                \
   X(KernelRetries, "kernel_retries", "userfaultfd or madvise calls that had to be repeated")      \
   X(CorruptPages, "corrupt_pages", "pages whose fetched bytes did not match their hash")          \
+  X(RewrittenPages, "rewritten_pages", "pages of which one copy was wrong, to be written anew")   \
   X(UnavailablePages, "unavailable_pages", "accesses that failed: the page's bytes were lost")     \
   X(DiscardedPages, "discarded_pages", "pages emptied by Discard or Unmap")
 // clang-format on

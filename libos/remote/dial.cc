@@ -186,6 +186,23 @@ absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t
   return ReceiveReply(socket, request, deadline_ns, files == nullptr ? nullptr : &files->received);
 }
 
+absl::StatusOr<FrameHeader> Exchange(int socket, const FrameHeader& request,
+                                     std::span<const std::byte> payload, std::span<std::byte> reply,
+                                     uint64_t deadline_ns) {
+  FrameBytes bytes;
+  EncodeFrame(request, &bytes);
+  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, bytes, deadline_ns));
+  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, payload, deadline_ns));
+  SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader answer,
+                            ReceiveReply(socket, request, deadline_ns, nullptr));
+  if (answer.payload != reply.size()) {
+    return absl::UnavailableError(fmt::format(
+        "a memory server's answer has {} bytes behind it, not {}", answer.payload, reply.size()));
+  }
+  SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, reply, deadline_ns, nullptr));
+  return answer;
+}
+
 absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns) {
   HelloBytes body;
   EncodeHello(hello, &body);
@@ -194,14 +211,9 @@ absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t d
   request.op = WireOp::kHello;
   request.payload = HelloBody::kSize;
   request.payload_crc = Crc32c(body);
-  FrameBytes bytes;
-  EncodeFrame(request, &bytes);
-  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, bytes, deadline_ns));
-  SPIRITOS_RETURN_IF_ERROR(SendAll(socket, body, deadline_ns));
-  SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader reply,
-                            ReceiveReply(socket, request, deadline_ns, nullptr));
   WelcomeBytes answer;
-  SPIRITOS_RETURN_IF_ERROR(ReceiveAll(socket, answer, deadline_ns, nullptr));
+  SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader reply,
+                            Exchange(socket, request, body, answer, deadline_ns));
   if (reply.status != WireStatus::kOk) {
     return absl::PermissionDeniedError(
         fmt::format("the memory server refuses: {}", WireStatusName(reply.status)));

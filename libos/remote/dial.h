@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,12 @@ struct PassedFiles {
 // One frame out and its reply in, over a socket that nothing else uses meanwhile.
 absl::StatusOr<FrameHeader> Ask(int socket, const FrameHeader& request, uint64_t deadline_ns,
                                 PassedFiles* files = nullptr);
+
+// The same with bytes that follow the frames: `payload` goes out, and `reply` takes what
+// comes, which is as long on any answer.
+absl::StatusOr<FrameHeader> Exchange(int socket, const FrameHeader& request,
+                                     std::span<const std::byte> payload, std::span<std::byte> reply,
+                                     uint64_t deadline_ns);
 
 // Says who we are. An error names the server's reason.
 absl::StatusOr<WelcomeBody> Greet(int socket, const HelloBody& hello, uint64_t deadline_ns);

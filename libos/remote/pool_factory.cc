@@ -20,7 +20,11 @@ constexpr std::string_view kShmScheme = "shm://";
 constexpr std::string_view kTcpScheme = "tcp://";
 
 absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOptions& options) {
-  ServerPool::Options servers{.tenant = options.tenant, .capacity = options.pool_size};
+  ServerPool::Options servers{.tenant = options.tenant,
+                              .copies = options.copies,
+                              .dead_ms = options.dead_after_ns / 1'000'000,
+                              .give_up_ms = options.give_up_after_ns / 1'000'000,
+                              .capacity = options.pool_size};
   std::string_view rest = options.pool;
   while (!rest.empty()) {
     const size_t comma = rest.find(',');
@@ -33,6 +37,12 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOption
 
 absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions& options) {
   const std::string_view pool = options.pool;
+  if (options.copies > 1 && !pool.starts_with(kTcpScheme)) {
+    return InvalidArgument(
+        "mirror={} needs a pool of servers, tcp://host:port,tcp://host:port, not \"{}\" "
+        "(SPIRITOS_DURABILITY, SPIRITOS_POOL)",
+        options.copies, pool);
+  }
   if (pool == "embedded:") return EmbeddedBackend::Create(options.pool_size);
   if (pool.starts_with(kFileScheme) && pool.substr(kFileScheme.size()).starts_with('/')) {
     return FileBackend::Create(std::string(pool.substr(kFileScheme.size())), options.pool_size);

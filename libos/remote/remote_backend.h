@@ -54,6 +54,10 @@ struct IoRequest {
   std::byte* memory = nullptr;  // pages * 4096 bytes; written by reads only.
   // Of each page of a write, counted up from write to write.
   const uint32_t* versions = nullptr;
+  // Of a read: copies, a bit for each, whose bytes turned out wrong. Others are asked
+  // first. In `sources` the pool says which it has read.
+  uint8_t avoid = 0;
+  std::atomic<uint8_t> sources{0};
   int error = 0;  // errno, when kFailed.
 
   std::atomic<IoStatus> status{IoStatus::kIdle};
@@ -63,6 +67,7 @@ struct IoRequest {
   std::atomic<uint32_t> parts{0};
   std::atomic<uint8_t> failed{0};
   uint8_t targets = 0;
+  uint8_t era = 0;
   std::array<std::atomic<uint16_t>, 3> servers{};
 
   bool final() const noexcept {
@@ -74,6 +79,13 @@ struct IoRequest {
     error = with_error;
     status.store(with_error == 0 ? IoStatus::kDone : IoStatus::kFailed, std::memory_order_release);
   }
+};
+
+// Of a pool that keeps copies.
+struct PoolHealth {
+  uint64_t degraded_slabs = 0;  // With a copy too few.
+  uint64_t lost_slabs = 0;      // With none.
+  uint64_t mended_slabs = 0;    // Copied to another server, so far.
 };
 
 class RemoteBackend {
@@ -107,6 +119,7 @@ class RemoteBackend {
 
   // Bytes that slabs may take in all; 0 = not known beforehand.
   virtual Bytes capacity() const = 0;
+  virtual PoolHealth health() const noexcept { return {}; }
   virtual std::string description() const = 0;
 };
 

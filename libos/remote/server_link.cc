@@ -20,8 +20,7 @@ ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string 
       lanes_{ServerLane(sink), ServerLane(sink), ServerLane(sink)} {}
 
 bool ServerLink::needs_connecting() const {
-  if (state_ == State::kLost) return false;
-  if (!control_.valid()) return true;
+  if (state_ == State::kLost || !control_.valid()) return true;
   for (size_t i = 0; has_lanes() && i < kLanes; ++i) {
     if (!lane_made_[i] || lanes_[i].broken()) return true;
   }
@@ -42,16 +41,16 @@ absl::Status ServerLink::Open(HelloBody::Role role, uint64_t deadline_ns, Unique
 }
 
 absl::Status ServerLink::Connect(uint64_t deadline_ns) {
-  if (state_ == State::kLost) {
-    return absl::DataLossError(fmt::format("{} has been given up", address_.ToString()));
-  }
   if (!control_.valid()) {
     UniqueFd socket;
     WelcomeBody welcome;
     SPIRITOS_RETURN_IF_ERROR(Open(HelloBody::Role::kControl, deadline_ns, &socket, &welcome));
     if (known_ && (welcome.server != welcome_.server || welcome.token != welcome_.token)) {
-      return absl::DataLossError(fmt::format(
-          "{} has been restarted without its slabs, or the lease is over", address_.ToString()));
+      if (state_ != State::kLost) {
+        return absl::DataLossError("it has been restarted without its slabs, or the lease is over");
+      }
+      ++incarnation_;
+      unanswered_.reset();
     }
     welcome_ = welcome;
     known_ = true;
@@ -106,13 +105,26 @@ absl::Status ServerLink::SettleUnanswered(uint64_t deadline_ns) {
 absl::Status ServerLink::Ping(uint64_t deadline_ns) {
   FrameHeader ping;
   ping.op = WireOp::kPing;
-  return Ask(ping, deadline_ns).status();
+  SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader answer, Ask(ping, deadline_ns));
+  welcome_.free_slabs = answer.argument;
+  return absl::OkStatus();
 }
 
-void ServerLink::Lose(WireStatus result) {
+absl::StatusOr<UniqueFd> ServerLink::OpenSpare(Lane lane, uint64_t deadline_ns, uint16_t* version) {
+  if (state_ != State::kUp) return absl::UnavailableError("not connected");
+  UniqueFd socket;
+  WelcomeBody welcome;
+  const auto role = static_cast<HelloBody::Role>(static_cast<size_t>(lane) + 1);
+  SPIRITOS_RETURN_IF_ERROR(Open(role, deadline_ns, &socket, &welcome));
+  *version = welcome.version;
+  return socket;
+}
+
+void ServerLink::Lose() {
   state_ = State::kLost;
   control_.Reset();
-  for (ServerLane& lane : lanes_) lane.Fail(result);
+  for (ServerLane& lane : lanes_) lane.Fail(WireStatus::kUnreachable);
+  lane_made_.fill(false);
 }
 
 }  // namespace spiritos

@@ -29,6 +29,7 @@ namespace spiritos {
 
 class ServerLink {
  public:
+  // Lost: given up by Lose(), until it is found again.
   enum class State : uint8_t { kTrying, kUp, kLost };
 
   // `client` names the space, `tenant` whose it is. Borrows `sink`; over a Unix socket
@@ -38,19 +39,26 @@ class ServerLink {
   bool has_lanes() const { return address_.kind != ServerAddress::Kind::kUnix; }
 
   // Connects, or tries to: what is not connected, and what broke. An error is the
-  // first one met; what works is left working.
+  // first one met; what works is left working. kDataLoss: what answers now knows nothing
+  // of us. That is no error of a link that was lost, but another incarnation.
   absl::Status Connect(uint64_t deadline_ns);
+  // How often another server, or none that knew us, was found at the address.
+  uint32_t incarnation() const { return incarnation_; }
+  // One more connection of a lane's kind, for the caller alone.
+  absl::StatusOr<UniqueFd> OpenSpare(Lane lane, uint64_t deadline_ns, uint16_t* version);
   // Asks and waits. kUnavailable: no answer came.
   absl::StatusOr<FrameHeader> Ask(FrameHeader question, uint64_t deadline_ns,
                                   PassedFiles* files = nullptr);
-  // Renews the lease.
+  // Renews the lease, and learns how many slabs are free.
   absl::Status Ping(uint64_t deadline_ns);
-  // Gives the server up: every message on its lanes fails.
-  void Lose(WireStatus result);
+  // Gives the server up: every message on its lanes ends, unreachable.
+  void Lose();
 
   State state() const { return state_; }
   const ServerAddress& address() const { return address_; }
   const WelcomeBody& welcome() const { return welcome_; }
+  // As far as is known.
+  uint64_t free_slabs() const { return welcome_.free_slabs; }
   ServerLane& lane(Lane lane) { return lanes_[static_cast<size_t>(lane)]; }
   // Whether any connection is broken or was never made.
   bool needs_connecting() const;
@@ -65,6 +73,7 @@ class ServerLink {
   const std::string tenant_;
   State state_ = State::kTrying;
   bool known_ = false;  // Greeted before: `welcome_` says what it was.
+  uint32_t incarnation_ = 0;
   WelcomeBody welcome_;
   UniqueFd control_;
   uint64_t next_question_ = 1;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "libos/base/check.h"
@@ -20,15 +21,12 @@ namespace {
 constexpr uint64_t kMs = 1'000'000;
 // Sends of one message before its failure counts.
 constexpr uint8_t kAttempts = 3;
+constexpr size_t kBounceBytes = size_t{kMaxWirePages} << kPageShift;
 
 // Messages of each copy that a request still waits for, a byte for a copy.
 constexpr uint32_t Parts(uint32_t copy, uint32_t count) { return count << (8 * copy); }
 constexpr uint32_t PartsOf(uint32_t parts, uint32_t copy) { return parts >> (8 * copy) & 0xFF; }
 static_assert(kZonePages / kMaxWirePages <= 0xFF);
-
-bool TakesWrites(const SlabCopy& copy) {
-  return copy.state == SlabCopy::State::kLive || copy.state == SlabCopy::State::kFilling;
-}
 
 }  // namespace
 
@@ -53,9 +51,36 @@ ServerPool::Message* ServerPool::TakeMessages(uint32_t count) noexcept {
 }
 
 void ServerPool::GiveMessage(Message& message) noexcept {
+  if (message.bounce >= 0) free_bounces_.fetch_or(1u << message.bounce, std::memory_order_release);
+  message.bounce = -1;
   LockGuard guard(messages_lock_);
-  message.next = free_messages_;
-  free_messages_ = &message;
+  Push(&free_messages_, message);
+}
+
+void ServerPool::Push(Message** list, Message& message) noexcept {
+  message.next = *list;
+  *list = &message;
+}
+
+bool ServerPool::IsInMap(const Message& message) const noexcept {
+  const SlabCopy copy = map_.Copies(message.index)[message.copy];
+  return copy.state != SlabCopy::State::kNone && copy.slab == message.slab;
+}
+
+// Sequentially consistent: either the keeper, who changes the map, then the era, then
+// looks at the count, sees this write counted, or this write sees the new era.
+uint8_t ServerPool::BeginWrite() noexcept {
+  while (true) {
+    const uint32_t era = era_.load(std::memory_order_seq_cst);
+    writing_[era & 1].fetch_add(1, std::memory_order_seq_cst);
+    if (era_.load(std::memory_order_seq_cst) == era) return era & 1;
+    EndWrite(era & 1);
+  }
+}
+
+void ServerPool::EndWrite(uint8_t era) noexcept {
+  const bool last = writing_[era].fetch_sub(1, std::memory_order_seq_cst) == 1;
+  if (last && draining_.load(std::memory_order_seq_cst)) desk_.Call();
 }
 
 IoResult ServerPool::Submit(IoRequest& request) noexcept {
@@ -69,19 +94,23 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
   const bool writes = request.op == IoOp::kWrite;
   SPIRITOS_DCHECK(SlabMap::IndexOf(request.first + PageCount(request.pages - 1)) == index,
                   "a request crosses from slab {} to the next", index);
+  const uint8_t era = writes ? BeginWrite() : 0;  // Before the map.
   const SlabCopies copies = map_.Copies(index);
   uint32_t targets = 0;
   if (writes) {
     for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
-      targets |= static_cast<uint32_t>(TakesWrites(copies[copy])) << copy;
+      if (copies[copy].state != SlabCopy::State::kNone) targets |= 1u << copy;
     }
-  } else if (const int copy = LiveCopy(copies, index, 0); copy >= 0) {
-    targets = 1u << copy;
+  } else {
+    int copy = LiveCopy(copies, index, request.avoid);
+    if (copy < 0) copy = LiveCopy(copies, index, 0);
+    if (copy >= 0) targets = 1u << copy;
   }
   const uint32_t pieces = (request.pages + kMaxWirePages - 1) / kMaxWirePages;
   const auto copy_count = static_cast<uint32_t>(std::popcount(targets));
   Message* message = targets == 0 ? nullptr : TakeMessages(pieces * copy_count);
   if (message == nullptr) {
+    if (writes) EndWrite(era);
     if (targets != 0) return IoResult::kBusy;
     request.Finish(EHOSTUNREACH);  // No copy is left.
     return IoResult::kOk;
@@ -89,6 +118,8 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
 
   request.status.store(IoStatus::kPending, std::memory_order_relaxed);
   request.targets = static_cast<uint8_t>(targets);
+  request.era = era;
+  request.sources.store(0, std::memory_order_relaxed);
   request.failed.store(0, std::memory_order_relaxed);
   uint32_t parts = 0;
   for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
@@ -132,13 +163,12 @@ void ServerPool::Launch(Message& message) noexcept {
       return;
     case IoResult::kBusy: {
       LockGuard guard(messages_lock_);
-      message.next = deferred_[lane];
-      deferred_[lane] = &message;
+      Push(&deferred_[lane], message);
       deferred_count_[lane].fetch_add(1, std::memory_order_relaxed);
       return;
     }
     default:
-      message.result = WireStatus::kNoSlab;
+      message.result = WireStatus::kUnreachable;
       return OnFinal(message);
   }
 }
@@ -162,31 +192,18 @@ void ServerPool::LaunchDeferred(Lane lane) noexcept {
 void ServerPool::OnFinal(LaneRequest& request) noexcept {
   auto& message = static_cast<Message&>(request);
   if (message.result == WireStatus::kOk) return EndMessage(message, true);
-  // Damaged on its way, or told so by a damaged server: sent again.
-  if (message.result == WireStatus::kDamaged && ++message.attempts < kAttempts) {
-    return Launch(message);
-  }
   if (message.op == IoOp::kRead) return OnReadFailed(message);
-  // Before the write may count without it, the copy has to be dead in the slab map.
-  const SlabCopies copies = map_.Copies(message.index);
-  const bool gone = copies[message.copy].slab != message.slab ||
-                    copies[message.copy].state == SlabCopy::State::kDead;
-  if (gone || std::popcount(uint32_t{message.parent->targets}) == 1) {
-    return EndMessage(message, false);
-  }
-  {
-    LockGuard guard(messages_lock_);
-    message.next = orphans_;
-    orphans_ = &message;
-  }
-  desk_.Call();
+  OnWriteFailed(message);
 }
 
 void ServerPool::OnReadFailed(Message& message) noexcept {
   message.tried |= static_cast<uint8_t>(1u << message.copy);
   const SlabCopies copies = map_.Copies(message.index);
   const int other = LiveCopy(copies, message.index, message.tried);
-  if (other < 0) return EndMessage(message, false);
+  if (other < 0) {
+    const bool waits = message.result == WireStatus::kUnreachable && IsInMap(message);
+    return waits ? Stall(message) : EndMessage(message, false);
+  }
   // Still one part of the request, but of another copy.
   IoRequest& parent = *message.parent;
   const uint32_t from = message.copy;
@@ -198,6 +215,51 @@ void ServerPool::OnReadFailed(Message& message) noexcept {
   Launch(message);
 }
 
+void ServerPool::OnWriteFailed(Message& message) noexcept {
+  if (message.result == WireStatus::kUnreachable) {
+    unreachable_writes_.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (message.result == WireStatus::kDamaged && ++message.attempts < kAttempts &&
+      CopyToBounce(message)) {
+    return Launch(message);
+  }
+  if (!IsInMap(message)) return EndMessage(message, false);
+  if (message.result == WireStatus::kUnreachable) return Stall(message);
+  if (std::popcount(uint32_t{message.parent->targets}) == 1) return EndMessage(message, false);
+  // Before the write may count without it, the copy has to leave the map.
+  {
+    LockGuard guard(messages_lock_);
+    Push(&refused_, message);
+  }
+  desk_.Call();
+}
+
+void ServerPool::Stall(Message& message) noexcept {
+  LockGuard guard(messages_lock_);
+  Push(&stalled_, message);
+}
+
+// A page that is stored into while it travels, as it is rescued, does not match its CRC.
+// Its bytes mean nothing any more, but those of the message's other pages do: it goes
+// once more, from where nobody stores.
+bool ServerPool::CopyToBounce(Message& message) noexcept {
+  if (message.bounce >= 0) return true;
+  uint32_t free = free_bounces_.load(std::memory_order_relaxed);
+  do {
+    if (free == 0) return false;
+  } while (!free_bounces_.compare_exchange_weak(free, free & (free - 1), std::memory_order_acquire,
+                                                std::memory_order_relaxed));
+  message.bounce = static_cast<int8_t>(std::countr_zero(free));
+  std::byte* const to = bounce_memory_.data() + size_t(message.bounce) * kBounceBytes;
+  for (uint32_t i = 0; i < message.pages; ++i) {
+    std::byte* const page = to + (size_t{i} << kPageShift);
+    std::memcpy(page, message.memory + (size_t{i} << kPageShift), kPageSize);
+    message.trailers[i].crc = Crc32c({page, kPageSize});
+  }
+  message.memory = to;
+  return true;
+}
+
 void ServerPool::EndMessage(Message& message, bool good) noexcept {
   IoRequest& parent = *message.parent;
   const uint32_t copy = message.copy;
@@ -206,9 +268,12 @@ void ServerPool::EndMessage(Message& message, bool good) noexcept {
     // A read has asked all copies; a write stands where another copy has all of it.
     const uint32_t failed = parent.op == IoOp::kRead ? 0xFF : 1u << copy;
     parent.failed.fetch_or(static_cast<uint8_t>(failed), std::memory_order_relaxed);
+  } else if (parent.op == IoOp::kRead) {
+    parent.sources.fetch_or(static_cast<uint8_t>(1u << copy), std::memory_order_relaxed);
   }
   // Acquire and release: the last one sees what the others wrote.
   if (parent.parts.fetch_sub(Parts(copy, 1), std::memory_order_acq_rel) != Parts(copy, 1)) return;
+  if (parent.op == IoOp::kWrite) EndWrite(parent.era);
   const uint32_t failed = parent.failed.load(std::memory_order_relaxed);
   parent.Finish((parent.targets & ~failed) != 0 ? 0 : EIO);
 }
@@ -250,6 +315,12 @@ IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
 void ServerPool::ReleaseSlab(SlotId first) noexcept { desk_.Release(SlabMap::IndexOf(first)); }
 
 Bytes ServerPool::capacity() const { return capacity_; }
+
+PoolHealth ServerPool::health() const noexcept {
+  return {.degraded_slabs = degraded_slabs_.load(std::memory_order_relaxed),
+          .lost_slabs = lost_slabs_.load(std::memory_order_relaxed),
+          .mended_slabs = mended_slabs_.load(std::memory_order_relaxed)};
+}
 
 std::string ServerPool::description() const {
   std::string text = fmt::format("{} server{}", links_.size(), links_.size() == 1 ? "" : "s");

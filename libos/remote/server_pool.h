@@ -5,10 +5,17 @@
 //                      the last one that ends finishes the request
 //
 // Reads go to a live copy and, when that fails, to the next. A write goes to every copy
-// that is live or being filled, and is done when all have it or are dead in the slab
-// map: a copy that is not dead holds all that was acknowledged. Who is dead is decided
-// by the keeper, a thread that also places slabs, gives them back, reconnects, and
-// copies slabs that have lost a copy to another server.
+// that is in the slab map, and is done when all that are still there have it: a live
+// copy holds all that was acknowledged. The map is the keeper's, a thread that also
+// places slabs, gives them back, and reconnects.
+//
+//   server silent for dead_ms ---> suspended: its copies leave the map where another
+//                                  server, which answers, has one; the rest waits for it
+//   back, and knows us ----------> goes on; copies that had left are given back there
+//   back as another, or silent
+//   for give_up_ms --------------> what only it held is lost: requests for it fail
+//
+// A slab with a copy too few is copied to another server: see server_pool_mend.cc.
 //
 // Context: signal, but for Create() and what the keeper runs.
 #pragma once
@@ -21,8 +28,10 @@
 #include <vector>
 
 #include "libos/base/lock.h"
+#include "libos/base/mapping.h"
 #include "libos/remote/remote_backend.h"
 #include "libos/remote/server_link.h"
+#include "libos/remote/slab_copier.h"
 #include "libos/remote/slab_desk.h"
 #include "libos/remote/slab_map.h"
 
@@ -34,9 +43,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     std::vector<ServerAddress> servers;
     std::string tenant;
     uint32_t copies = 1;
-    // A copy that has not acknowledged a message for so long is dead, if there is
-    // another; if there is none, requests wait for its server for `give_up_ms`.
-    uint64_t dead_ms = 400;
+    uint64_t dead_ms = 400;  // With one copy nothing is gained by it: give_up_ms counts.
     uint64_t give_up_ms = 30'000;
     Bytes capacity;  // Of the pool; 0 = what the servers have.
   };
@@ -53,6 +60,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   // Servers keep what nobody asks for until its slab is given back.
   void Forget(SlotId, uint32_t) noexcept override {}
   Bytes capacity() const override;
+  PoolHealth health() const noexcept override;
   std::string description() const override;
 
  private:
@@ -61,31 +69,78 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint64_t index = 0;  // Of the slab.
     uint8_t copy = 0;
     uint8_t attempts = 0;
-    uint8_t tried = 0;  // Copies that a read has failed on.
+    uint8_t tried = 0;   // Copies that a read has failed on.
+    int8_t bounce = -1;  // The buffer that it is sent from, if any.
     Message* next = nullptr;
   };
   // Enough for every lane's window, with one request's messages beside.
   static constexpr uint32_t kMessages = 512;
+  static constexpr uint32_t kBounces = 8;
 
   explicit ServerPool(Options options);
   absl::Status Start();
 
   Message* TakeMessages(uint32_t count) noexcept;
   void GiveMessage(Message& message) noexcept;
+  void Push(Message** list, Message& message) noexcept;
   void Launch(Message& message) noexcept;
   void LaunchDeferred(Lane lane) noexcept;
   void OnFinal(LaneRequest& request) noexcept override;
   void OnReadFailed(Message& message) noexcept;
+  void OnWriteFailed(Message& message) noexcept;
+  void Stall(Message& message) noexcept;
+  bool CopyToBounce(Message& message) noexcept;
   void EndMessage(Message& message, bool good) noexcept;
+  bool IsInMap(const Message& message) const noexcept;
   static int LiveCopy(const SlabCopies& copies, uint64_t index, uint32_t avoid) noexcept;
+
+  // A write counts in an era from before it looks at the map until it has ended.
+  uint8_t BeginWrite() noexcept;
+  void EndWrite(uint8_t era) noexcept;
 
   // The keeper's; see server_pool_keeper.cc.
   void Keep();
   SlabDesk::Stage PlaceCopies(uint64_t index);
+  bool PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full);
   void ReleaseUnused();
-  void BuryOrphans();
   void TendLink(uint16_t server, uint64_t now_ns);
-  void LoseServer(uint16_t server, std::string_view why);
+  void Reconnect(uint16_t server);
+  void FetchReplies(uint16_t server, uint64_t now_ns);
+  uint64_t SilentFor(uint16_t server, uint64_t now_ns);
+  void SuspendServer(uint16_t server, std::string_view why);
+  // Takes a server's copies from the map: those that others have, or all.
+  struct Removed {
+    uint64_t copies = 0;
+    uint64_t lost = 0;
+    uint64_t kept = 0;
+  };
+  enum class Which { kReplaceable, kAll };
+  bool IsReplaceable(const SlabCopies& copies, uint16_t server);
+  bool CanDoWithout(uint16_t server);
+  Removed RemoveCopies(uint16_t server, Which which);
+  void RemoveCopy(uint64_t index, uint32_t copy);
+  void Bury(const SlabCopy& copy);
+  void ReleaseBuried(uint16_t server);
+  void DropRefused();
+  void RelaunchStalled();
+
+  // Repair; see server_pool_mend.cc.
+  struct Mending {
+    enum class Stage { kIdle, kDraining, kCopying };
+    Stage stage = Stage::kIdle;
+    uint64_t index = 0;
+    uint32_t copy = 0;  // The one that is being filled.
+    SlabCopy filling;
+    uint8_t era = 0;
+    uint64_t next_try_ns = 0;
+    bool stale = true;      // Copies have come or gone since the pool was looked through.
+    bool degraded = false;  // Said so, and not yet that it is over.
+  };
+  void Mend(uint64_t now_ns);
+  bool BeginMending();
+  absl::Status BeginCopying();
+  void EndMending(const absl::Status& status, uint64_t now_ns);
+  bool IsBeingMended(uint64_t index) const;
 
   const Options options_;
   Bytes capacity_;
@@ -95,22 +150,43 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   std::vector<std::unique_ptr<ServerLink>> links_;
 
   std::vector<Message> messages_;
+  Mapping bounce_memory_;  // kBounces times a message's pages.
+  std::atomic<uint32_t> free_bounces_{(1u << kBounces) - 1};
   SpinLock messages_lock_{LockRank::kMessages};
   Message* free_messages_ ABSL_GUARDED_BY(messages_lock_) = nullptr;
   std::array<Message*, kLanes> deferred_ ABSL_GUARDED_BY(messages_lock_){};
   std::array<std::atomic<uint32_t>, kLanes> deferred_count_{};
-  // Writes that a server refused: their copies are to be declared dead.
-  Message* orphans_ ABSL_GUARDED_BY(messages_lock_) = nullptr;
+  // Writes that a server refused: their copies are to leave the map.
+  Message* refused_ ABSL_GUARDED_BY(messages_lock_) = nullptr;
+  // What waits for the return of the only server that has it.
+  Message* stalled_ ABSL_GUARDED_BY(messages_lock_) = nullptr;
+
+  std::atomic<uint32_t> era_{0};
+  std::array<std::atomic<uint32_t>, 2> writing_{};  // By the era's parity.
+  std::atomic<uint64_t> unreachable_writes_{0};     // Whose server was given up under them.
+  std::atomic<bool> draining_{false};               // The keeper waits for an era to end.
 
   struct Tending {
     uint64_t next_try_ns = 0;
     uint64_t back_off_ns = 0;
-    uint64_t down_since_ns = 0;
+    uint64_t down_since_ns = 0;  // 0 = connected.
     uint64_t pinged_ns = 0;
+    uint32_t incarnation = 0;  // Whose slabs are in the map.
+    bool holds_last = false;   // Suspended with copies that are the only ones.
+    uint64_t placed = 0;       // Slabs of ours.
+  };
+  struct Grave {
+    uint16_t server = 0;
+    uint64_t slab = 0;
   };
   // The keeper's.
   std::vector<Tending> tending_;
-  std::vector<uint64_t> placed_slabs_;  // By server.
+  std::vector<Grave> buried_;  // Not in the map any more, still to be released.
+  Mending mending_;
+  SlabCopier copier_;
+  std::atomic<uint64_t> degraded_slabs_{0};
+  std::atomic<uint64_t> lost_slabs_{0};
+  std::atomic<uint64_t> mended_slabs_{0};
   std::atomic<bool> stopping_{false};
   std::thread keeper_;
 };

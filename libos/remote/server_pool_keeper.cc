@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The keeper of a pool: places slabs, gives them back, reconnects, declares dead.
+// The keeper of a pool: places slabs, gives them back, reconnects, suspends and loses
+// servers.
 #include <fmt/core.h>
 #include <pthread.h>
 #include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 #include "libos/base/clock.h"
@@ -28,7 +30,8 @@ constexpr uint64_t kMaxSlabs = uint64_t{1} << 16;  // 4 TiB.
 
 }  // namespace
 
-ServerPool::ServerPool(Options options) : options_(std::move(options)) {}
+ServerPool::ServerPool(Options options)
+    : options_(std::move(options)), copier_([this] { desk_.Call(); }) {}
 
 absl::StatusOr<std::unique_ptr<ServerPool>> ServerPool::Create(Options options) {
   if (options.copies == 0 || options.copies > kMaxCopies) {
@@ -36,8 +39,9 @@ absl::StatusOr<std::unique_ptr<ServerPool>> ServerPool::Create(Options options) 
                            options.copies, kMaxCopies);
   }
   if (options.servers.size() < options.copies) {
-    return InvalidArgument("{} copies need as many servers, not {} (SPIRITOS_POOL)", options.copies,
-                           options.servers.size());
+    return InvalidArgument(
+        "{} copies of a page need as many servers, not {} (SPIRITOS_DURABILITY, SPIRITOS_POOL)",
+        options.copies, options.servers.size());
   }
   std::unique_ptr<ServerPool> pool(new ServerPool(std::move(options)));
   SPIRITOS_RETURN_IF_ERROR(pool->Start());
@@ -50,17 +54,28 @@ absl::Status ServerPool::Start() {
   }
   SPIRITOS_RETURN_IF_ERROR(map_.Init(kMaxSlabs));
   SPIRITOS_RETURN_IF_ERROR(desk_.Init(kMaxSlabs));
+  SPIRITOS_ASSIGN_OR_RETURN(
+      bounce_memory_, Mapping::Anonymous(Bytes(uint64_t{kBounces} * kMaxWirePages * kPageSize),
+                                         kPageSize, "buffers of a pool"));
   messages_ = std::vector<Message>(kMessages);
   for (Message& message : messages_) GiveMessage(message);
   tending_.resize(options_.servers.size());
-  placed_slabs_.resize(options_.servers.size());
   ServerLane::Sink& sink = *this;
+  std::set<WireId> hosts;
+  uint64_t slabs = 0;
   for (const ServerAddress& address : options_.servers) {
     links_.push_back(std::make_unique<ServerLink>(address, client_, options_.tenant, sink));
-    SPIRITOS_RETURN_IF_ERROR(links_.back()->Connect(NowNs() + kFirstConnectNs));
+    ServerLink& link = *links_.back();
+    SPIRITOS_RETURN_IF_ERROR(link.Connect(NowNs() + kFirstConnectNs));
+    hosts.insert(link.welcome().host);
+    slabs += link.free_slabs();
   }
-  uint64_t slabs = 0;
-  for (const auto& link : links_) slabs += link->welcome().free_slabs;
+  if (hosts.size() < options_.copies) {
+    return InvalidArgument(
+        "{} copies of a page need servers on as many machines, and these are on {} (another "
+        "SPIRITOS_POOL; or, where their failures are independent, spiritos memd --host NAME)",
+        options_.copies, hosts.size());
+  }
   capacity_ =
       options_.capacity.raw() != 0 ? options_.capacity : Bytes(slabs / options_.copies * kSlabSize);
   keeper_ = std::thread(&ServerPool::Keep, this);
@@ -79,155 +94,306 @@ void ServerPool::Keep() {
     const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();
     const uint64_t now = NowNs();
+    for (uint16_t server = 0; server < links_.size(); ++server) FetchReplies(server, now);
     for (uint16_t server = 0; server < links_.size(); ++server) TendLink(server, now);
-    BuryOrphans();
+    DropRefused();
+    RelaunchStalled();
     ReleaseUnused();
     if (last) return;
     const bool all = desk_.AnswerWanted([this](uint64_t index) { return PlaceCopies(index); });
+    Mend(now);
     desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
+}
+
+// A reply that nobody has fetched, as nobody waits for it, is one all the same.
+void ServerPool::FetchReplies(uint16_t server, uint64_t now_ns) {
+  for (const Lane lane : {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack}) {
+    ServerLane& of = links_[server]->lane(lane);
+    const uint64_t submitted = of.oldest_ns();
+    if (submitted != 0 && submitted + kTickNs / 2 < now_ns) of.Poll();
+  }
+}
+
+// How long a server has left something unanswered, or has not been there at all.
+uint64_t ServerPool::SilentFor(uint16_t server, uint64_t now_ns) {
+  ServerLink& link = *links_[server];
+  uint64_t since = tending_[server].down_since_ns == 0 ? now_ns : tending_[server].down_since_ns;
+  for (const Lane lane : {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack}) {
+    const uint64_t submitted = link.lane(lane).oldest_ns();
+    if (submitted != 0) since = std::min(since, submitted);
+  }
+  return now_ns - std::min(since, now_ns);
 }
 
 void ServerPool::TendLink(uint16_t server, uint64_t now_ns) {
   ServerLink& link = *links_[server];
   Tending& tending = tending_[server];
-  if (link.state() == ServerLink::State::kLost) return;
-  const auto overdue_ns = [&] {
-    uint64_t oldest = UINT64_MAX;
-    for (const Lane lane : {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack}) {
-      const uint64_t submitted = link.lane(lane).oldest_ns();
-      if (submitted != 0) oldest = std::min(oldest, submitted);
-    }
-    return oldest > now_ns ? 0 : now_ns - oldest;
-  };
-  const uint64_t patience_ms = options_.copies > 1 ? options_.dead_ms : options_.give_up_ms;
-  if (overdue_ns() > patience_ms * kMs) {
-    return LoseServer(server, fmt::format("no answer for {} ms", patience_ms));
-  }
   if (!link.needs_connecting()) {
-    tending.back_off_ns = 0;
-    if (now_ns - tending.pinged_ns > uint64_t{link.welcome().lease_ms} * kMs / 8) {
-      tending.pinged_ns = now_ns;
-      static_cast<void>(link.Ping(now_ns + kAnswerNs));  // A failure is a broken connection.
-    }
+    tending.down_since_ns = 0;
+  } else if (tending.down_since_ns == 0) {
+    tending.down_since_ns = now_ns;
+  }
+  const uint64_t silent_ns = SilentFor(server, now_ns);
+  if (link.state() == ServerLink::State::kLost) {
+    if (tending.holds_last)
+      tending.holds_last = RemoveCopies(server, Which::kReplaceable).kept != 0;
+  } else if (silent_ns > options_.give_up_ms * kMs ||
+             (silent_ns > options_.dead_ms * kMs && CanDoWithout(server))) {
+    SuspendServer(server, fmt::format("no answer for {} ms", silent_ns / kMs));
+  }
+  if (tending.holds_last && silent_ns > options_.give_up_ms * kMs) {
+    const Removed removed = RemoveCopies(server, Which::kAll);
+    tending.holds_last = false;
+    LogWarning(fmt::format("memory server {} does not come back: {} slabs are lost with it",
+                           link.address().ToString(), removed.lost));
+  }
+  if (link.needs_connecting()) {
+    if (now_ns >= tending.next_try_ns) Reconnect(server);
     return;
   }
-  if (now_ns < tending.next_try_ns) return;
-  const absl::Status status = link.Connect(NowNs() + kAnswerNs);
-  if (status.ok()) {
-    tending.back_off_ns = 0;
-    return;
+  if (now_ns - tending.pinged_ns > uint64_t{link.welcome().lease_ms} * kMs / 8) {
+    tending.pinged_ns = now_ns;
+    static_cast<void>(link.Ping(now_ns + kAnswerNs));  // A failure is a broken connection.
   }
-  if (absl::IsDataLoss(status)) return LoseServer(server, std::string(status.message()));
-  tending.back_off_ns = std::clamp(2 * tending.back_off_ns, kMinBackOffNs, kMaxBackOffNs);
-  tending.next_try_ns = NowNs() + tending.back_off_ns;
+  ReleaseBuried(server);
 }
 
-void ServerPool::LoseServer(uint16_t server, std::string_view why) {
-  uint64_t slabs = 0;
-  uint64_t lost = 0;
+void ServerPool::Reconnect(uint16_t server) {
+  ServerLink& link = *links_[server];
+  Tending& tending = tending_[server];
+  bool was_lost = link.state() == ServerLink::State::kLost;
+  absl::Status status = link.Connect(NowNs() + kAnswerNs);
+  if (absl::IsDataLoss(status)) {
+    SuspendServer(server, std::string(status.message()));
+    was_lost = true;
+    status = link.Connect(NowNs() + kAnswerNs);
+  }
+  if (tending.incarnation != link.incarnation()) {
+    tending.incarnation = link.incarnation();
+    const Removed removed = RemoveCopies(server, Which::kAll);
+    if (removed.lost != 0) {
+      LogWarning(fmt::format("memory server {} has come back without our slabs: {} are lost",
+                             link.address().ToString(), removed.lost));
+    }
+    std::erase_if(buried_, [server](const Grave& grave) { return grave.server == server; });
+    tending.placed = 0;
+  }
+  if (!status.ok()) {
+    tending.back_off_ns = std::clamp(2 * tending.back_off_ns, kMinBackOffNs, kMaxBackOffNs);
+    tending.next_try_ns = NowNs() + tending.back_off_ns;
+    return;
+  }
+  if (was_lost) LogWarning(fmt::format("memory server {} is back", link.address().ToString()));
+  tending.back_off_ns = 0;
+  tending.down_since_ns = 0;
+  tending.holds_last = false;
+  mending_.next_try_ns = 0;  // It may take copies.
+}
+
+void ServerPool::SuspendServer(uint16_t server, std::string_view why) {
+  ServerLink& link = *links_[server];
+  Tending& tending = tending_[server];
+  const Removed removed = RemoveCopies(server, Which::kReplaceable);
+  tending.holds_last = removed.kept != 0;
+  if (tending.down_since_ns == 0) tending.down_since_ns = NowNs() - SilentFor(server, NowNs());
+  // After the map: what ends now must not count on the copies.
+  const uint64_t before = unreachable_writes_.load(std::memory_order_relaxed);
+  link.Lose();
+  LogWarning(fmt::format(
+      "memory server {} is suspended: {}; {} slabs go on without their copies there, {} wait for "
+      "it; {} writes were unacknowledged",
+      link.address().ToString(), why, removed.copies, removed.kept,
+      unreachable_writes_.load(std::memory_order_relaxed) - before));
+}
+
+// Whether another server that answers has all of the slab.
+bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
+  const uint64_t now = NowNs();
+  return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+    return copy.state == SlabCopy::State::kLive && copy.server != server &&
+           links_[copy.server]->state() == ServerLink::State::kUp &&
+           SilentFor(copy.server, now) < options_.dead_ms * kMs / 2;
+  });
+}
+
+// If all servers of a slab are silent, the first that answers shows who is dead.
+bool ServerPool::CanDoWithout(uint16_t server) {
+  bool needed = false;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
-    SlabCopies copies = map_.Copies(index);
-    bool held = false;
-    bool others = false;
-    for (SlabCopy& copy : copies) {
-      const bool alive = copy.state == SlabCopy::State::kLive;
-      if (copy.state != SlabCopy::State::kNone && copy.server == server) {
-        copy.state = SlabCopy::State::kDead;
-        held = true;
-      } else {
-        others = others || alive;
-      }
-    }
-    if (!held) continue;
-    map_.SetCopies(index, copies);
-    ++slabs;
-    lost += others ? 0 : 1;
+    const SlabCopies copies = map_.Copies(index);
+    const bool here = std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+      return copy.state != SlabCopy::State::kNone && copy.server == server;
+    });
+    if (here && IsReplaceable(copies, server)) return true;
+    needed = needed || here;
   }
-  LogWarning(fmt::format("memory server {} is given up: {}; it held {} slabs, {} of them only it",
-                         links_[server]->address().ToString(), why, slabs, lost));
-  // After the map: what ends now must not count on the dead copies.
-  links_[server]->Lose(WireStatus::kNoSlab);
+  return !needed && options_.copies > 1;
 }
 
-void ServerPool::BuryOrphans() {
+ServerPool::Removed ServerPool::RemoveCopies(uint16_t server, Which which) {
+  Removed removed;
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
+    const SlabCopies copies = map_.Copies(index);
+    const bool replaceable = IsReplaceable(copies, server);
+    const bool last = std::none_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+      return copy.state == SlabCopy::State::kLive && copy.server != server;
+    });
+    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+      if (copies[copy].state == SlabCopy::State::kNone || copies[copy].server != server) continue;
+      if (which == Which::kReplaceable && !replaceable) {
+        ++removed.kept;
+        continue;
+      }
+      ++removed.copies;
+      removed.lost += last ? 1 : 0;
+      RemoveCopy(index, copy);
+    }
+  }
+  return removed;
+}
+
+void ServerPool::RemoveCopy(uint64_t index, uint32_t copy) {
+  SlabCopies copies = map_.Copies(index);
+  const auto live = std::count_if(copies.begin(), copies.end(), [](const SlabCopy& of) {
+    return of.state == SlabCopy::State::kLive;
+  });
+  const bool was_whole =
+      live == options_.copies && desk_.StageOf(index) == SlabDesk::Stage::kPlaced;
+  if (was_whole) degraded_slabs_.fetch_add(1, std::memory_order_relaxed);
+  Bury(copies[copy]);
+  copies[copy] = {};
+  map_.SetCopies(index, copies);
+  mending_.stale = true;
+}
+
+void ServerPool::Bury(const SlabCopy& copy) {
+  buried_.push_back({copy.server, copy.slab});
+  --tending_[copy.server].placed;
+}
+
+void ServerPool::ReleaseBuried(uint16_t server) {
+  ServerLink& link = *links_[server];
+  std::erase_if(buried_, [&](const Grave& grave) {
+    if (grave.server != server || link.state() != ServerLink::State::kUp) return false;
+    FrameHeader question;
+    question.op = WireOp::kRelease;
+    question.slab = grave.slab;
+    return link.Ask(question, NowNs() + kAnswerNs).ok();  // If not, when it is connected.
+  });
+}
+
+void ServerPool::DropRefused() {
   while (true) {
     Message* message;
     {
       LockGuard guard(messages_lock_);
-      message = orphans_;
+      message = refused_;
       if (message == nullptr) return;
-      orphans_ = message->next;
+      refused_ = message->next;
     }
-    SlabCopies copies = map_.Copies(message->index);
-    SlabCopy& copy = copies[message->copy];
-    if (copy.slab == message->slab && copy.state != SlabCopy::State::kDead) {
+    const SlabCopies copies = map_.Copies(message->index);
+    const auto is_other_live = [&](const SlabCopy& copy) {
+      return copy.state == SlabCopy::State::kLive && copy.slab != message->slab;
+    };
+    if (IsInMap(*message) && std::any_of(copies.begin(), copies.end(), is_other_live)) {
       LogWarning(
-          fmt::format("memory server {} refuses a write: {}; its copy of slab {} is given up",
-                      links_[copy.server]->address().ToString(), WireStatusName(message->result),
-                      message->index));
-      copy.state = SlabCopy::State::kDead;
-      map_.SetCopies(message->index, copies);
+          fmt::format("memory server {} refuses a write ({}): its copy of slab {} is given up",
+                      links_[copies[message->copy].server]->address().ToString(),
+                      WireStatusName(message->result), message->index));
+      RemoveCopy(message->index, message->copy);
     }
     EndMessage(*message, false);
   }
 }
 
-SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
-  SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
-  uint32_t placed = 0;
-  while (placed < kMaxCopies && copies[placed].state != SlabCopy::State::kNone) ++placed;
-  bool soon = false;
-  // Servers with the most room first: their order changes as they fill.
-  std::vector<uint16_t> order(links_.size());
-  for (uint16_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](uint16_t a, uint16_t b) { return placed_slabs_[a] < placed_slabs_[b]; });
-  for (const uint16_t server : order) {
-    if (placed == options_.copies) break;
-    ServerLink& link = *links_[server];
-    const bool has_one = std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
-      return copy.state != SlabCopy::State::kNone && copy.server == server;
+// Whether each still waits is decided anew, by sending it.
+void ServerPool::RelaunchStalled() {
+  Message* message;
+  {
+    LockGuard guard(messages_lock_);
+    message = std::exchange(stalled_, nullptr);
+  }
+  while (message != nullptr) {
+    Message* const next = message->next;
+    message->tried = 0;
+    message->result = WireStatus::kUnreachable;
+    IsInMap(*message) ? Launch(*message) : OnFinal(*message);
+    message = next;
+  }
+}
+
+bool ServerPool::PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full) {
+  const auto hosted = [&](const WireId& host) {
+    return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+      return copy.state != SlabCopy::State::kNone && links_[copy.server]->welcome().host == host;
     });
-    if (has_one || link.state() == ServerLink::State::kLost) continue;
+  };
+  std::vector<uint16_t> order;
+  for (uint16_t server = 0; server < links_.size(); ++server) {
+    const bool up = links_[server]->state() == ServerLink::State::kUp;
+    if (up && !hosted(links_[server]->welcome().host)) order.push_back(server);
+  }
+  // Servers that hold none of ours first (Infiniswap, section 4.3, spreads likewise), then
+  // those with the most room.
+  std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) {
+    const bool used_a = tending_[a].placed != 0;
+    const bool used_b = tending_[b].placed != 0;
+    if (used_a != used_b) return used_b;
+    return links_[a]->free_slabs() > links_[b]->free_slabs();
+  });
+  for (const uint16_t server : order) {
     FrameHeader question;
     question.op = WireOp::kPlace;
-    const absl::StatusOr<FrameHeader> answer = link.Ask(question, NowNs() + kAnswerNs);
-    if (!answer.ok() || answer->status != WireStatus::kOk) {
-      soon = soon || !answer.ok() || answer->argument != 0;
+    const absl::StatusOr<FrameHeader> answer = links_[server]->Ask(question, NowNs() + kAnswerNs);
+    if (!answer.ok()) continue;
+    if (answer->status != WireStatus::kOk) {
+      // Not if a slab is being cleared, for us or for somebody else.
+      *full = *full || answer->argument == 0;
       continue;
     }
-    copies[placed++] = {SlabCopy::State::kLive, server, answer->epoch, answer->slab};
-    ++placed_slabs_[server];
+    const auto at = std::find_if(copies.begin(), copies.end(), [](const SlabCopy& copy) {
+      return copy.state == SlabCopy::State::kNone;
+    });
+    *at = {state, server, answer->epoch, answer->slab};
+    ++tending_[server].placed;
+    return true;
+  }
+  return false;
+}
+
+SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
+  SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
+  const auto count = [&] {
+    return std::count_if(copies.begin(), copies.end(),
+                         [](const SlabCopy& copy) { return copy.state == SlabCopy::State::kLive; });
+  };
+  bool full = false;
+  while (count() < options_.copies && PlaceCopy(copies, SlabCopy::State::kLive, &full)) {
   }
   map_.SetCopies(index, copies);
-  if (placed == options_.copies) return SlabDesk::Stage::kPlaced;
-  return soon ? SlabDesk::Stage::kWanted : SlabDesk::Stage::kRefused;
+  if (count() == options_.copies) return SlabDesk::Stage::kPlaced;
+  // A slab that some server is missing for is served with what there is; the rest is
+  // mended. One that there is no room for is not.
+  const bool all_up = std::all_of(links_.begin(), links_.end(), [](const auto& link) {
+    return link->state() == ServerLink::State::kUp;
+  });
+  if (full && all_up) return SlabDesk::Stage::kRefused;
+  if (count() == 0 || all_up) return SlabDesk::Stage::kWanted;
+  mending_.stale = true;
+  return SlabDesk::Stage::kPlaced;
 }
 
 void ServerPool::ReleaseUnused() {
   for (uint64_t index = 0; index < desk_.used(); ++index) {
-    if (desk_.StageOf(index) != SlabDesk::Stage::kReleasing) continue;
-    SlabCopies copies = map_.Copies(index);
-    bool all = true;
-    for (SlabCopy& copy : copies) {
-      ServerLink& link = *links_[copy.server];
-      if (copy.state == SlabCopy::State::kNone) continue;
-      if (link.state() != ServerLink::State::kLost) {
-        FrameHeader question;
-        question.op = WireOp::kRelease;
-        question.slab = copy.slab;
-        if (!link.Ask(question, NowNs() + kAnswerNs).ok()) {
-          all = false;  // Again, when it is connected.
-          continue;
-        }
-      }
-      --placed_slabs_[copy.server];
-      copy = {};
+    if (desk_.StageOf(index) != SlabDesk::Stage::kReleasing || IsBeingMended(index)) continue;
+    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+      if (map_.Copies(index)[copy].state != SlabCopy::State::kNone) RemoveCopy(index, copy);
     }
-    map_.SetCopies(index, copies);
-    if (all) desk_.Free(index);
+    mending_.stale = true;
+    desk_.Free(index);
   }
+  for (uint16_t server = 0; server < links_.size(); ++server) ReleaseBuried(server);
 }
 
 }  // namespace spiritos

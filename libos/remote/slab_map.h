@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // SlabMap: which servers hold a pool's slabs; slot to (server, slab, page).
 //
-//   copy:   None --> Filling --> Live --> Dead --> None
+//   copy:   None --> Filling --> Live --> None
 //                    writes      reads
 //                    only        and writes
+//
+// A copy that is not in the map is dead: what it holds may be old. A placed slab without
+// a copy is lost.
 //
 // The pool's keeper alone changes copies. A reader takes a snapshot under the entry's
 // sequence number, odd while the keeper writes (a seqlock; Boehm, MSPC 2012).
@@ -24,11 +27,13 @@ namespace spiritos {
 inline constexpr uint32_t kMaxCopies = 3;
 
 struct SlabCopy {
-  enum class State : uint8_t { kNone, kFilling, kLive, kDead };
+  enum class State : uint8_t { kNone, kFilling, kLive };
   State state = State::kNone;
   uint16_t server = 0;
   uint32_t epoch = 0;
   uint64_t slab = 0;  // The server's number of it.
+
+  bool operator==(const SlabCopy&) const = default;
 };
 using SlabCopies = std::array<SlabCopy, kMaxCopies>;
 

@@ -85,8 +85,8 @@ uint64_t PayloadOf(const FrameHeader& header) {
 
 std::string_view WireStatusName(WireStatus status) noexcept {
   static constexpr std::string_view kNames[] = {
-      "ok",          "bad frame", "no common version", "not permitted", "no such slab",
-      "stale epoch", "no space",  "over quota",        "damaged",       "out of range"};
+      "ok",       "bad frame",  "no common version", "not permitted", "no such slab", "stale epoch",
+      "no space", "over quota", "damaged",           "out of range",  "unreachable"};
   const auto index = static_cast<size_t>(status);
   return index < std::size(kNames) ? kNames[index] : "unknown status";
 }

@@ -29,7 +29,7 @@
 //   Write    trailers, then pages         -
 //   Forget   -                            -; the pages read as zeroes of version 0
 //   Fence    -                            -; from now on only `epoch` and newer are served
-//   Ping     -                            -; renews the lease
+//   Ping     -                            -; renews the lease. `argument` slabs are free
 //   Adopt    -                            -; as Place, but of a slab's file that comes along:
 //                                         one that a server before this one had rented out
 //
@@ -78,6 +78,7 @@ enum class WireStatus : uint32_t {
   kOverQuota,     // The tenant may have no more slabs.
   kDamaged,       // A CRC does not match: what was sent did not arrive.
   kOutOfRange,    // Pages beyond the slab, or more than kMaxWirePages.
+  kUnreachable,   // Never on the wire: nobody is there to ask.
 };
 std::string_view WireStatusName(WireStatus status) noexcept;
 

@@ -26,6 +26,7 @@ struct MemdFlags {
   std::string memory = "1G";
   std::string unix_path;
   std::string tcp;
+  std::string host;
   double lease_s = 60;
   uint64_t quota_slabs = 0;
   bool no_lock = false;
@@ -66,6 +67,7 @@ absl::StatusOr<ServerOptions> OptionsOf(const MemdFlags& flags) {
   }
   options.lease_ms = static_cast<uint64_t>(flags.lease_s * 1000);
   options.slab_quota = flags.quota_slabs;
+  options.host = flags.host;
   options.lock_memory = !flags.no_lock;
   return options;
 }
@@ -100,6 +102,9 @@ void AddMemd(CLI::App& app, int* status) {
       ->capture_default_str();
   memd->add_option("--unix", flags->unix_path, "socket for programs of this machine");
   memd->add_option("--tcp", flags->tcp, "address and port to listen on; port 0 picks one");
+  memd->add_option("--host", flags->host,
+                   "name of what fails as one, if not the machine; copies of a page are on "
+                   "different hosts");
   memd->add_option("--lease", flags->lease_s, "seconds that a silent program keeps its memory for")
       ->capture_default_str();
   memd->add_option("--quota", flags->quota_slabs, "slabs of 64 MiB one tenant may have; 0 = all");

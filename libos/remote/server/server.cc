@@ -38,9 +38,11 @@ constexpr uint64_t kLingerNs = 20'000;
 constexpr int kUrgentSteps = 8;
 constexpr int kEvents = 64;
 
-// The machine, as copies of a page must not share one.
-WireId HostId() {
+// Of a name, if one is given; else of the machine.
+WireId HostId(std::string_view name) {
   WireId id{};
+  std::memcpy(id.data(), name.data(), std::min(name.size(), id.size()));
+  if (!name.empty()) return id;
   UniqueFd file(open("/etc/machine-id", O_RDONLY | O_CLOEXEC));
   std::array<char, 32> text{};
   if (file.valid() && read(file.get(), text.data(), text.size()) == 32) {
@@ -62,7 +64,7 @@ MemoryServer::MemoryServer(const ServerOptions& options)
       store_({.slabs = slabs_, .lock = options.lock_memory}),
       tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
       parts_{tenancy_, counters_, {}, store_} {
-  parts_.welcome.host = HostId();
+  parts_.welcome.host = HostId(options.host);
   parts_.welcome.lease_ms = static_cast<uint32_t>(options.lease_ms);
   parts_.welcome.max_requests = ServerSession::kMaxRequests;
 }
@@ -75,6 +77,10 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerO
   if (options.lease_ms < 1000 || options.lease_ms > UINT32_MAX) {
     return InvalidArgument("a lease of {} ms is not within 1 s and 49 days (--lease)",
                            options.lease_ms);
+  }
+  if (options.host.size() > WireId().size()) {
+    return InvalidArgument("host \"{}\" has more than {} characters (--host)", options.host,
+                           WireId().size());
   }
   if (options.unix_path.empty() && options.tcp_port < 0) {
     return InvalidArgument("nothing to listen on (--unix, --tcp)");

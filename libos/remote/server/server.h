@@ -33,6 +33,10 @@ struct ServerOptions {
   std::string tcp_host = "127.0.0.1";
   int tcp_port = -1;  // -1 = no TCP; 0 = any free port, see tcp_port().
 
+  // What fails as one: no two copies of a page are on the same host. Up to 16 characters;
+  // empty = the machine.
+  std::string host;
+
   Bytes memory = Bytes(uint64_t{1} << 30);  // Rounded down to slabs of 64 MiB.
   bool lock_memory = true;                  // Where allowed.
   uint64_t lease_ms = 60'000;

@@ -251,9 +251,12 @@ void ServerSession::Serve(const FrameHeader& request) {
       return ServeRead(request);
     case WireOp::kForget:
       return ServeForget(request);
-    case WireOp::kPing:
-      Answer(request, WireStatus::kOk);
+    case WireOp::kPing: {
+      FrameHeader answer = request;
+      answer.argument = tenancy_.soon();
+      Answer(answer, WireStatus::kOk);
       return;
+    }
     default:
       return ServeQuestion(request);
   }

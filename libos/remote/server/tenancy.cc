@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "libos/base/check.h"
@@ -18,7 +19,19 @@ size_t Tenancy::IdHash::operator()(const WireId& id) const noexcept {
   return hash;
 }
 
-Tenancy::Tenancy(SlabStore& store, const Options& options) : store_(store), options_(options) {}
+namespace {
+
+void Randomize(std::span<std::byte> bytes) {
+  SPIRITOS_CHECK(getrandom(bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
+                 "the kernel gives no random bytes");
+}
+
+}  // namespace
+
+Tenancy::Tenancy(SlabStore& store, const Options& options) : store_(store), options_(options) {
+  // A message to a slab of a server that is gone must not meet another one by its number.
+  Randomize(std::as_writable_bytes(std::span(&next_slab_, 1)));
+}
 
 Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_ns) {
   std::unique_ptr<Client>& client = clients_[id];
@@ -26,9 +39,7 @@ Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_n
     client = std::make_unique<Client>();
     client->id = id;
     client->tenant = tenant;
-    SPIRITOS_CHECK(getrandom(client->token.data(), client->token.size(), 0) ==
-                       static_cast<ssize_t>(client->token.size()),
-                   "the kernel gives no random bytes");
+    Randomize(client->token);
   }
   if (client->tenant != tenant) return nullptr;
   client->heard_ns = now_ns;

@@ -24,7 +24,7 @@
 namespace spiritos {
 
 struct RentedSlab {
-  uint64_t id = 0;  // Never used twice by a server's state.
+  uint64_t id = 0;  // Never used twice, not even by a server's next life.
   uint32_t epoch = 1;
   uint32_t references = 1;
   uint32_t holds = 0;     // Frames that read or write its memory now.
@@ -75,7 +75,7 @@ class Tenancy {
   // Takes the slabs of clients whose lease is over; how many clients.
   uint32_t Expire(uint64_t now_ns);
 
-  // Slabs that are not ready yet, but will be.
+  // Slabs that nobody rents; some may still have to be cleared.
   uint64_t soon() const { return store_.free(); }
   const Options& options() const { return options_; }
   size_t client_count() const { return clients_.size(); }
@@ -87,7 +87,7 @@ class Tenancy {
 
   SlabStore& store_;
   const Options options_;
-  uint64_t next_slab_ = 1;
+  uint64_t next_slab_;
   std::unordered_map<uint64_t, std::unique_ptr<RentedSlab>> slabs_;
   struct IdHash {
     size_t operator()(const WireId& id) const noexcept;

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Slabs that have a copy too few get one on another server.
+//
+//   Idle --> a slab, a place for its copy: in the map as Filling, writes go there too
+//        --> Draining: until no write is under way that does not know of it
+//        --> Copying:  what was written before
+//        --> Live in the map, or given up and tried again
+//
+// One slab at a time: the program's own messages come first. The keeper's thread.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "libos/base/clock.h"
+#include "libos/base/log.h"
+#include "libos/base/status.h"
+#include "libos/remote/server_pool.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kRetryNs = 500 * kMs;
+constexpr uint64_t kConnectNs = 300 * kMs;
+
+}  // namespace
+
+bool ServerPool::IsBeingMended(uint64_t index) const {
+  return mending_.stage != Mending::Stage::kIdle && mending_.index == index;
+}
+
+void ServerPool::Mend(uint64_t now_ns) {
+  switch (mending_.stage) {
+    case Mending::Stage::kIdle:
+      if (mending_.stale && now_ns >= mending_.next_try_ns && !BeginMending()) {
+        mending_.next_try_ns = now_ns + kRetryNs;
+      }
+      return;
+    case Mending::Stage::kDraining:
+      if (writing_[mending_.era].load(std::memory_order_seq_cst) != 0) return;
+      draining_.store(false, std::memory_order_relaxed);
+      mending_.stage = Mending::Stage::kCopying;
+      if (const absl::Status status = BeginCopying(); !status.ok()) EndMending(status, now_ns);
+      return;
+    case Mending::Stage::kCopying:
+      if (copier_.ended()) EndMending(copier_.Finish(), now_ns);
+      return;
+  }
+}
+
+bool ServerPool::BeginMending() {
+  uint64_t degraded = 0;
+  uint64_t lost = 0;
+  bool begun = false;
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
+    if (desk_.StageOf(index) != SlabDesk::Stage::kPlaced) continue;
+    SlabCopies copies = map_.Copies(index);
+    const auto live = std::count_if(copies.begin(), copies.end(), [](const SlabCopy& copy) {
+      return copy.state == SlabCopy::State::kLive;
+    });
+    lost += live == 0 ? 1 : 0;
+    if (live == 0 || live >= options_.copies) continue;
+    ++degraded;
+    bool full = false;
+    if (begun || !PlaceCopy(copies, SlabCopy::State::kFilling, &full)) continue;
+    begun = true;
+    mending_.index = index;
+    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
+      if (copies[copy].state == SlabCopy::State::kFilling) mending_.copy = copy;
+    }
+    mending_.filling = copies[mending_.copy];
+    map_.SetCopies(index, copies);
+  }
+  degraded_slabs_.store(degraded, std::memory_order_relaxed);
+  lost_slabs_.store(lost, std::memory_order_relaxed);
+  if (degraded == 0) {
+    mending_.stale = false;
+    if (std::exchange(mending_.degraded, false)) {
+      LogWarning(fmt::format("the pool is whole again: every slab that is left has {} copies",
+                             options_.copies));
+    }
+    return false;
+  }
+  mending_.degraded = true;
+  if (!begun) return false;
+  // From the next era on writes know of the new copy; those of this one are waited for.
+  mending_.stage = Mending::Stage::kDraining;
+  draining_.store(true, std::memory_order_seq_cst);
+  mending_.era = era_.fetch_add(1, std::memory_order_seq_cst) & 1;
+  desk_.Call();
+  return true;
+}
+
+absl::Status ServerPool::BeginCopying() {
+  const SlabCopies copies = map_.Copies(mending_.index);
+  const auto from = std::find_if(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+    return copy.state == SlabCopy::State::kLive &&
+           links_[copy.server]->state() == ServerLink::State::kUp;
+  });
+  if (from == copies.end() || copies[mending_.copy] != mending_.filling) {
+    return absl::UnavailableError("a server has gone meanwhile");
+  }
+  const auto side = [&](const SlabCopy& copy, Lane lane) -> absl::StatusOr<SlabCopier::Side> {
+    SlabCopier::Side made{.slab = copy.slab, .epoch = copy.epoch};
+    SPIRITOS_ASSIGN_OR_RETURN(
+        made.socket, links_[copy.server]->OpenSpare(lane, NowNs() + kConnectNs, &made.version));
+    return made;
+  };
+  SPIRITOS_ASSIGN_OR_RETURN(SlabCopier::Side source, side(*from, Lane::kPrefetch));
+  SPIRITOS_ASSIGN_OR_RETURN(SlabCopier::Side target, side(mending_.filling, Lane::kWriteBack));
+  copier_.Start(std::move(source), std::move(target));
+  return absl::OkStatus();
+}
+
+void ServerPool::EndMending(const absl::Status& status, uint64_t now_ns) {
+  mending_.stage = Mending::Stage::kIdle;
+  SlabCopies copies = map_.Copies(mending_.index);
+  SlabCopy& copy = copies[mending_.copy];
+  if (copy != mending_.filling) return;  // Its server has gone, or has refused a write.
+  if (status.ok()) {
+    copy.state = SlabCopy::State::kLive;
+    map_.SetCopies(mending_.index, copies);
+    mended_slabs_.fetch_add(1, std::memory_order_relaxed);
+    mending_.stale = true;
+    desk_.Call();  // On to the next.
+    return;
+  }
+  LogInfo(fmt::format("copying slab {} to {}: {}", mending_.index,
+                      links_[copy.server]->address().ToString(), std::string(status.message())));
+  RemoveCopy(mending_.index, mending_.copy);
+  mending_.next_try_ns = now_ns + kRetryNs;
+}
+
+}  // namespace spiritos

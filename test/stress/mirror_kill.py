@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Takes memory servers from under programs that check every byte, one at a time.
+
+usage: mirror_kill.py [options] ORACLE_STRESS SPIRITOS
+
+Three servers, two programs of four threads, every page on two servers. Again and again a
+random server is taken away, in the --how given: killed and started anew (kill), or stopped
+for a while (pause). The next one goes when both programs have said that their pools are
+whole again. At the end every byte must match, and no fault may have taken longer than
+--stall allows. With --during-repair the next server goes while copies are being made: then
+slabs are lost, and an access to one of those must fail, but none may give wrong bytes.
+"""
+
+import argparse
+import random
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+READY_S = 60
+WHOLE_S = 60
+SUSPENDED = re.compile(
+    r"memory server tcp://\S+:(\d+) is suspended.* (\d+) slabs go on .* (\d+) wait .* "
+    r"(\d+) writes were")
+
+BACK = re.compile(r"memory server tcp://\S+:(\d+) is back")
+
+
+class Server:
+    def __init__(self, program, name, memory):
+        self.program, self.name, self.memory = program, name, memory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    def start(self):
+        command = [self.program, "memd", "--tcp", f"127.0.0.1:{self.port}", "--host", self.name,
+                   "--memory", self.memory, "--no-lock"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        ready, _, _ = select.select([self.process.stdout], [], [], READY_S)
+        line = self.process.stdout.readline() if ready else "nothing"
+        if not line.startswith("ready"):
+            self.end(signal.SIGKILL)
+            raise RuntimeError(f"{' '.join(command)}: not ready, said: {line}")
+
+    def end(self, number):
+        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGCONT)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Oracle:
+    """One checking program, and what it says of its pool."""
+
+    def __init__(self, program, seed, servers):
+        pool = ",".join(f"tcp://127.0.0.1:{server.port}" for server in servers)
+        self.process = subprocess.Popen(
+            [program, "--operations", str(10**12), "--seed", str(seed), "--region", "48",
+             "--budget", "12", f"SPIRITOS_POOL={pool}", "SPIRITOS_DURABILITY=mirror=2"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.said = []
+        self.changed = threading.Condition()
+        self.down = set()  # Ports of servers that it goes without.
+        self.degraded = False
+        self.unacknowledged = 0
+        self.begun = False
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            with self.changed:
+                self.said.append(line)
+                self.begun = self.begun or line.startswith("budget:")
+                found = SUSPENDED.search(line)
+                if found:
+                    self.down.add(int(found[1]))
+                    self.degraded = self.degraded or int(found[2]) + int(found[3]) > 0
+                    self.unacknowledged += int(found[4])
+                found = BACK.search(line)
+                if found:
+                    self.down.discard(int(found[1]))
+                if "the pool is whole again" in line:
+                    self.degraded = False
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait_until(self, what, condition):
+        with self.changed:
+            if not self.changed.wait_for(
+                    lambda: condition() or self.process.poll() is not None, WHOLE_S):
+                raise RuntimeError(f"not within {WHOLE_S} s: {what}")
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the program has ended while waiting: {what}")
+
+    def finish(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        self.reader.join()
+        return self.process.returncode
+
+    def text(self):
+        return "".join(self.said)
+
+
+def take_away(server, how, chance, oracles):
+    """One server goes and comes back. Whether writes were on their way to it."""
+    for oracle in oracles:
+        oracle.wait_until("all servers are there and its pool is whole",
+                          lambda o=oracle: not o.down and not o.degraded)
+    before = [oracle.unacknowledged for oracle in oracles]
+    if how == "kill":
+        server.end(signal.SIGKILL)
+        for oracle in oracles:
+            oracle.wait_until(f"it goes on without {server.name}",
+                              lambda o=oracle: server.port in o.down)
+        server.start()
+    else:
+        server.process.send_signal(signal.SIGSTOP)
+        # How long it is away is what is varied.
+        threading.Event().wait(chance.uniform(0.01, 5))
+        server.process.send_signal(signal.SIGCONT)
+    return any(o.unacknowledged > was for o, was in zip(oracles, before))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("oracle")
+    parser.add_argument("spiritos")
+    parser.add_argument("--how", choices=["kill", "pause"], default="kill")
+    parser.add_argument("--times", type=int, default=500)
+    parser.add_argument("--stall", type=float, default=0, help="ms a fault may take; 0 = any")
+    parser.add_argument("--unacknowledged", type=float, default=0,
+                        help="share of kills that must have met writes on their way")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    chance = random.Random(options.seed)
+
+    servers = [Server(options.spiritos, f"host{i}", "512M") for i in range(3)]
+    oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers) for _ in range(2)]
+    failure = None
+    met_writes = 0
+    begin = time.monotonic()
+    try:
+        for oracle in oracles:
+            oracle.wait_until("it begins", lambda o=oracle: o.begun)
+        for i in range(options.times):
+            met_writes += take_away(chance.choice(servers), options.how, chance, oracles)
+            if sys.stderr.isatty():
+                print(f"\r{i + 1}/{options.times}", end="", file=sys.stderr, flush=True)
+    except RuntimeError as error:
+        failure = str(error)
+    seconds = time.monotonic() - begin
+    statuses = [oracle.finish() for oracle in oracles]
+    for server in servers:
+        server.end(signal.SIGKILL)
+
+    longest = 0.0
+    for oracle, status in zip(oracles, statuses):
+        found = re.search(r"longest fault ([\d.]+) ms", oracle.text())
+        longest = max(longest, float(found[1]) if found else float("inf"))
+        if status != 0 or "every byte matched" not in oracle.text():
+            failure = failure or f"a program ended with {status}"
+    if options.stall and longest > options.stall:
+        failure = failure or f"a fault took {longest} ms, of {options.stall}"
+    if met_writes < options.unacknowledged * options.times:
+        failure = failure or f"only {met_writes} of {options.times} met unacknowledged writes"
+    if failure:
+        for oracle in oracles:
+            print(oracle.text()[-6000:])
+        print(failure)
+    print(f"{options.times} servers taken away ({options.how}) in {seconds:.0f} s, {met_writes} with "
+          f"writes on their way to it; longest fault {longest:.0f} ms")
+    print("failed" if failure else "nothing was lost: every byte matched")
+    return 1 if failure else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
