@@ -70,7 +70,7 @@ void Define(CLI::App& app, Arguments& arguments) {
       ->check(CLI::Range(1, 256))
       ->option_text("N");
   app.add_option("--pool", arguments.worker.pool,
-                 "where pages go: embedded: or file:///path (the library's default)");
+                 "where pages go, as SPIRITOS_POOL says it (the library's default)");
   app.add_option("--iterations", job.iterations, "of PageRank")->capture_default_str();
   app.add_option("--queries", job.queries, "of two words")->capture_default_str();
   app.add_option("--gets", job.gets, "of records by name; every twentieth is an update")

@@ -65,9 +65,10 @@ struct RemoteOptions {
   std::string tenant = "default";  // SPIRITOS_TENANT
   // Servers that hold each page: 1 = the loss of one loses its pages.
   uint32_t copies = 1;  // SPIRITOS_DURABILITY = none, mirror=2, mirror=3
-  // A server that leaves a message unanswered for so long is gone on without, where
-  // other copies are; where not, it is waited for, and then its pages are lost.
-  uint64_t dead_after_ns = 400'000'000;        // SPIRITOS_DEAD_AFTER
+  // A server that leaves a message unanswered for so long (a quarter, if it refuses
+  // connections) is gone on without, where other copies are; where not, it is waited for,
+  // and then its pages are lost.
+  uint64_t dead_after_ns = 600'000'000;        // SPIRITOS_DEAD_AFTER
   uint64_t give_up_after_ns = 30'000'000'000;  // SPIRITOS_GIVE_UP_AFTER
   // What the pool may hold. 0 = as much as regions ask for.
   Bytes pool_size;  // SPIRITOS_POOL_SIZE

@@ -60,6 +60,7 @@ class ServerLink {
   // As far as is known.
   uint64_t free_slabs() const { return welcome_.free_slabs; }
   ServerLane& lane(Lane lane) { return lanes_[static_cast<size_t>(lane)]; }
+  const ServerLane& lane(Lane lane) const { return lanes_[static_cast<size_t>(lane)]; }
   // Whether any connection is broken or was never made.
   bool needs_connecting() const;
 

@@ -43,7 +43,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     std::vector<ServerAddress> servers;
     std::string tenant;
     uint32_t copies = 1;
-    uint64_t dead_ms = 400;  // With one copy nothing is gained by it: give_up_ms counts.
+    uint64_t dead_ms = 600;  // A quarter, once connections to it are refused.
     uint64_t give_up_ms = 30'000;
     Bytes capacity;  // Of the pool; 0 = what the servers have.
   };
@@ -106,7 +106,12 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void TendLink(uint16_t server, uint64_t now_ns);
   void Reconnect(uint16_t server);
   void FetchReplies(uint16_t server, uint64_t now_ns);
-  uint64_t SilentFor(uint16_t server, uint64_t now_ns);
+  struct Silence {
+    uint64_t ns = 0;
+    const char* what = "";
+  };
+  Silence SilenceOf(uint16_t server, uint64_t now_ns) const;
+  uint64_t PatienceNs(uint16_t server) const;
   void SuspendServer(uint16_t server, std::string_view why);
   // Takes a server's copies from the map: those that others have, or all.
   struct Removed {
@@ -172,6 +177,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint64_t down_since_ns = 0;  // 0 = connected.
     uint64_t pinged_ns = 0;
     uint32_t incarnation = 0;  // Whose slabs are in the map.
+    bool refused = false;      // The last try to connect was.
+    std::string error;         // What came of it.
     bool holds_last = false;   // Suspended with copies that are the only ones.
     uint64_t placed = 0;       // Slabs of ours.
   };

@@ -115,15 +115,20 @@ void ServerPool::FetchReplies(uint16_t server, uint64_t now_ns) {
   }
 }
 
-// How long a server has left something unanswered, or has not been there at all.
-uint64_t ServerPool::SilentFor(uint16_t server, uint64_t now_ns) {
-  ServerLink& link = *links_[server];
-  uint64_t since = tending_[server].down_since_ns == 0 ? now_ns : tending_[server].down_since_ns;
-  for (const Lane lane : {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack}) {
-    const uint64_t submitted = link.lane(lane).oldest_ns();
-    if (submitted != 0) since = std::min(since, submitted);
+// What a server has left unanswered for longest, or that it has not been there at all.
+ServerPool::Silence ServerPool::SilenceOf(uint16_t server, uint64_t now_ns) const {
+  static constexpr std::array<const char*, kLanes> kAnswers = {
+      "no answer to a demand read", "no answer to a read ahead", "no answer to a write"};
+  Silence silence;
+  if (const uint64_t since = tending_[server].down_since_ns; since != 0) {
+    silence = {now_ns - std::min(since, now_ns), "not connected"};
   }
-  return now_ns - std::min(since, now_ns);
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    const uint64_t since = links_[server]->lane(static_cast<Lane>(lane)).oldest_ns();
+    if (since == 0 || now_ns - std::min(since, now_ns) <= silence.ns) continue;
+    silence = {now_ns - since, kAnswers[lane]};
+  }
+  return silence;
 }
 
 void ServerPool::TendLink(uint16_t server, uint64_t now_ns) {
@@ -134,15 +139,16 @@ void ServerPool::TendLink(uint16_t server, uint64_t now_ns) {
   } else if (tending.down_since_ns == 0) {
     tending.down_since_ns = now_ns;
   }
-  const uint64_t silent_ns = SilentFor(server, now_ns);
+  const Silence silence = SilenceOf(server, now_ns);
   if (link.state() == ServerLink::State::kLost) {
     if (tending.holds_last)
       tending.holds_last = RemoveCopies(server, Which::kReplaceable).kept != 0;
-  } else if (silent_ns > options_.give_up_ms * kMs ||
-             (silent_ns > options_.dead_ms * kMs && CanDoWithout(server))) {
-    SuspendServer(server, fmt::format("no answer for {} ms", silent_ns / kMs));
+  } else if (silence.ns > options_.give_up_ms * kMs ||
+             (silence.ns > PatienceNs(server) && CanDoWithout(server))) {
+    SuspendServer(server, fmt::format("{} for {} ms{}{}", silence.what, silence.ns / kMs,
+                                      tending.error.empty() ? "" : ", ", tending.error));
   }
-  if (tending.holds_last && silent_ns > options_.give_up_ms * kMs) {
+  if (tending.holds_last && silence.ns > options_.give_up_ms * kMs) {
     const Removed removed = RemoveCopies(server, Which::kAll);
     tending.holds_last = false;
     LogWarning(fmt::format("memory server {} does not come back: {} slabs are lost with it",
@@ -169,6 +175,8 @@ void ServerPool::Reconnect(uint16_t server) {
     was_lost = true;
     status = link.Connect(NowNs() + kAnswerNs);
   }
+  tending.refused = absl::IsUnavailable(status);
+  tending.error = std::string(status.message());
   if (tending.incarnation != link.incarnation()) {
     tending.incarnation = link.incarnation();
     const Removed removed = RemoveCopies(server, Which::kAll);
@@ -196,7 +204,7 @@ void ServerPool::SuspendServer(uint16_t server, std::string_view why) {
   Tending& tending = tending_[server];
   const Removed removed = RemoveCopies(server, Which::kReplaceable);
   tending.holds_last = removed.kept != 0;
-  if (tending.down_since_ns == 0) tending.down_since_ns = NowNs() - SilentFor(server, NowNs());
+  if (tending.down_since_ns == 0) tending.down_since_ns = NowNs() - SilenceOf(server, NowNs()).ns;
   // After the map: what ends now must not count on the copies.
   const uint64_t before = unreachable_writes_.load(std::memory_order_relaxed);
   link.Lose();
@@ -207,13 +215,18 @@ void ServerPool::SuspendServer(uint16_t server, std::string_view why) {
       unreachable_writes_.load(std::memory_order_relaxed) - before));
 }
 
+// Nobody listens where a process has died: no need to doubt it for long.
+uint64_t ServerPool::PatienceNs(uint16_t server) const {
+  return options_.dead_ms * kMs / (tending_[server].refused ? 4 : 1);
+}
+
 // Whether another server that answers has all of the slab.
 bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
   const uint64_t now = NowNs();
   return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
     return copy.state == SlabCopy::State::kLive && copy.server != server &&
            links_[copy.server]->state() == ServerLink::State::kUp &&
-           SilentFor(copy.server, now) < options_.dead_ms * kMs / 2;
+           SilenceOf(copy.server, now).ns < options_.dead_ms * kMs / 2;
   });
 }
 
@@ -260,7 +273,10 @@ void ServerPool::RemoveCopy(uint64_t index, uint32_t copy) {
   });
   const bool was_whole =
       live == options_.copies && desk_.StageOf(index) == SlabDesk::Stage::kPlaced;
-  if (was_whole) degraded_slabs_.fetch_add(1, std::memory_order_relaxed);
+  if (was_whole) {
+    degraded_slabs_.fetch_add(1, std::memory_order_relaxed);
+    mending_.degraded = true;
+  }
   Bury(copies[copy]);
   copies[copy] = {};
   map_.SetCopies(index, copies);

@@ -63,10 +63,11 @@ class Oracle:
     def __init__(self, program, seed, servers):
         pool = ",".join(f"tcp://127.0.0.1:{server.port}" for server in servers)
         self.process = subprocess.Popen(
-            [program, "--operations", str(10**12), "--seed", str(seed), "--region", "48",
+            [program, "--operations", str(10**12), "--seed", str(seed), "--region", "128",
              "--budget", "12", f"SPIRITOS_POOL={pool}", "SPIRITOS_DURABILITY=mirror=2"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = []
+        self.since = time.monotonic()
         self.changed = threading.Condition()
         self.down = set()  # Ports of servers that it goes without.
         self.degraded = False
@@ -78,7 +79,7 @@ class Oracle:
     def read(self):
         for line in self.process.stdout:
             with self.changed:
-                self.said.append(line)
+                self.said.append(f"{time.monotonic() - self.since:8.3f} {line}")
                 self.begun = self.begun or line.startswith("budget:")
                 found = SUSPENDED.search(line)
                 if found:
@@ -114,9 +115,10 @@ class Oracle:
 
 def take_away(server, how, chance, oracles):
     """One server goes and comes back. Whether writes were on their way to it."""
-    for oracle in oracles:
-        oracle.wait_until("all servers are there and its pool is whole",
-                          lambda o=oracle: not o.down and not o.degraded)
+    while any(o.down or o.degraded for o in oracles):
+        for oracle in oracles:
+            oracle.wait_until("all servers are there and its pool is whole",
+                              lambda o=oracle: not o.down and not o.degraded)
     before = [oracle.unacknowledged for oracle in oracles]
     if how == "kill":
         server.end(signal.SIGKILL)
@@ -146,7 +148,7 @@ def main():
     print(f"seed {options.seed}", flush=True)
     chance = random.Random(options.seed)
 
-    servers = [Server(options.spiritos, f"host{i}", "512M") for i in range(3)]
+    servers = [Server(options.spiritos, f"host{i}", "1G") for i in range(3)]
     oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers) for _ in range(2)]
     failure = None
     met_writes = 0
@@ -177,7 +179,7 @@ def main():
         failure = failure or f"only {met_writes} of {options.times} met unacknowledged writes"
     if failure:
         for oracle in oracles:
-            print(oracle.text()[-6000:])
+            print(oracle.text())
         print(failure)
     print(f"{options.times} servers taken away ({options.how}) in {seconds:.0f} s, {met_writes} with "
           f"writes on their way to it; longest fault {longest:.0f} ms")

@@ -36,8 +36,9 @@ ServerConnection::Turn ServerConnection::Step(ServerParts& server, uint64_t now_
   if (!Send(now_ns)) return Turn::kClosed;
   if (refused_) return welcome_left_ == 0 ? Turn::kClosed : Turn::kDrained;
   const Turn turn = session_ == nullptr ? ReceiveGreeting(server, now_ns) : Receive(now_ns);
-  if (turn == Turn::kClosed || !has_outgoing()) return turn;
-  if (!Send(now_ns)) return Turn::kClosed;
+  if (turn == Turn::kClosed) return turn;
+  if (has_outgoing() && !Send(now_ns)) return Turn::kClosed;
+  waits_to_receive_ = session_ == nullptr || session_->has_room();
   return turn;
 }
 
@@ -65,7 +66,6 @@ bool ServerConnection::Send(uint64_t now_ns) {
 
 ServerConnection::Turn ServerConnection::Receive(uint64_t now_ns) {
   const std::span<iovec> parts = session_->Want();
-  waits_to_receive_ = !parts.empty();
   if (parts.empty()) return Turn::kDrained;
   UniqueFd file;
   const ssize_t received = ReceiveParts(socket_.get(), parts, &file);

@@ -62,7 +62,7 @@ class SlabStore {
     bool lock = true;  // Where allowed.
   };
 
-  explicit SlabStore(const Options& options) : options_(options) {}
+  explicit SlabStore(const Options& options) : options_(options), locked_(options.lock) {}
 
   // Makes slabs ready until `options.slabs` are ready or rented; an error leaves those
   // made so far. May block for long: a slab's pages are cleared.
@@ -90,7 +90,7 @@ class SlabStore {
   std::vector<SlabMemory> ready_ ABSL_GUARDED_BY(mutex_);
   std::atomic<uint64_t> ready_count_{0};
   std::atomic<uint64_t> rented_{0};
-  std::atomic<bool> locked_{true};
+  std::atomic<bool> locked_;
 };
 
 }  // namespace spiritos
