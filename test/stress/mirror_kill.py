@@ -5,17 +5,28 @@
 usage: mirror_kill.py [options] ORACLE_STRESS SPIRITOS
 
 Three servers, two programs of four threads, every page on two servers. Again and again a
-random server is taken away, in the --how given: killed and started anew (kill), or stopped
-for a while (pause). The next one goes when both programs have said that their pools are
-whole again. At the end every byte must match, and no fault may have taken longer than
---stall allows. With --during-repair the next server goes while copies are being made: then
-slabs are lost, and an access to one of those must fail, but none may give wrong bytes.
+random server is taken away, in one of the ways of --how:
+
+  kill    killed, and started anew once both programs go on without it
+  pause   stopped for 10 ms to 5 s
+  cut     no packet passes, for 10 ms to 5 s; cut-to and cut-from: one direction only
+  reset   every connection to it is reset
+  drop    one packet in five of all servers is lost, for 10 ms to 5 s
+
+The next one goes when both programs have said that their pools are whole again. At the end
+every byte must match, and no fault may have taken longer than --stall allows. With
+--during-repair the next server is killed while copies are being made: then slabs are lost,
+and a program that needs one must end with SIGBUS, but no byte may be wrong.
+
+All but kill and pause need root: they filter packets in a network namespace of their own.
 """
 
 import argparse
+import os
 import random
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +41,10 @@ SUSPENDED = re.compile(
     r"(\d+) writes were")
 
 BACK = re.compile(r"memory server tcp://\S+:(\d+) is back")
+
+
+class ProgramEnded(RuntimeError):
+    pass
 
 
 class Server:
@@ -55,6 +70,24 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
         self.process.wait()
         self.process.stdout.close()
+
+
+class PacketFilter:
+    """What does not pass, on the loopback of this process's network namespace."""
+
+    RULES = {
+        "cut": "tcp dport {port} drop; tcp sport {port} drop;",
+        "cut-to": "tcp dport {port} drop;",
+        "cut-from": "tcp sport {port} drop;",
+        "reset": "tcp dport {port} reject with tcp reset;",
+        "drop": "meta l4proto tcp numgen random mod 5 == 0 drop;",
+    }
+
+    @staticmethod
+    def set(rule):
+        table = ("table inet fault {}; delete table inet fault; table inet fault { chain to { "
+                 f"type filter hook output priority 0; {rule} }}; }}")
+        subprocess.run(["nft", "-f", "-"], input=table, text=True, check=True)
 
 
 class Oracle:
@@ -101,7 +134,7 @@ class Oracle:
                     lambda: condition() or self.process.poll() is not None, WHOLE_S):
                 raise RuntimeError(f"not within {WHOLE_S} s: {what}")
             if self.process.poll() is not None:
-                raise RuntimeError(f"the program has ended while waiting: {what}")
+                raise ProgramEnded(f"the program has ended while waiting: {what}")
 
     def finish(self):
         self.process.send_signal(signal.SIGTERM)
@@ -120,33 +153,89 @@ def take_away(server, how, chance, oracles):
             oracle.wait_until("all servers are there and its pool is whole",
                               lambda o=oracle: not o.down and not o.degraded)
     before = [oracle.unacknowledged for oracle in oracles]
+    away = chance.uniform(0.01, 5)
     if how == "kill":
         server.end(signal.SIGKILL)
         for oracle in oracles:
             oracle.wait_until(f"it goes on without {server.name}",
                               lambda o=oracle: server.port in o.down)
         server.start()
-    else:
+    elif how == "pause":
         server.process.send_signal(signal.SIGSTOP)
-        # How long it is away is what is varied.
-        threading.Event().wait(chance.uniform(0.01, 5))
+        threading.Event().wait(away)  # How long it is away is what is varied.
         server.process.send_signal(signal.SIGCONT)
+    else:
+        PacketFilter.set(PacketFilter.RULES[how].format(port=server.port))
+        threading.Event().wait(min(away, 0.5) if how == "reset" else away)
+        PacketFilter.set("")
     return any(o.unacknowledged > was for o, was in zip(oracles, before))
+
+
+def lose_during_repair(program, oracle_program, chance):
+    """Kills a server, and another one before the copies are made: (lost loudly?, fault)."""
+    servers = [Server(program, f"host{i}", "512M") for i in range(3)]
+    oracle = Oracle(oracle_program, chance.randrange(1, 2**31), servers)
+    fault = None
+    try:
+        oracle.wait_until("it begins", lambda: oracle.begun)
+        first, second = chance.sample(servers, 2)
+        threading.Event().wait(chance.uniform(0.2, 1))  # Some data is what is to be lost.
+        first.end(signal.SIGKILL)
+        oracle.wait_until("it goes on without one", lambda: first.port in oracle.down)
+        second.end(signal.SIGKILL)
+        # What was lost is known when it comes back, and is needed soon.
+        first.start()
+        second.start()
+        oracle.wait_until("both are back", lambda: not oracle.down)
+        threading.Event().wait(1)
+    except ProgramEnded:
+        pass
+    status = oracle.finish()
+    for server in servers:
+        server.end(signal.SIGKILL)
+    text = oracle.text()
+    loud = status == -signal.SIGBUS and "cannot be had from the pool" in text
+    loud = loud or (status == 1 and "REFUSED" in text)
+    if "MISMATCH" in text or not (loud or "every byte matched" in text):
+        print(text)
+        fault = f"a program ended with {status}"
+    return loud, fault
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("oracle")
     parser.add_argument("spiritos")
-    parser.add_argument("--how", choices=["kill", "pause"], default="kill")
+    parser.add_argument("--how", choices=["kill", "pause", *PacketFilter.RULES], default="kill")
     parser.add_argument("--times", type=int, default=500)
+    parser.add_argument("--during-repair", action="store_true")
     parser.add_argument("--stall", type=float, default=0, help="ms a fault may take; 0 = any")
     parser.add_argument("--unacknowledged", type=float, default=0,
                         help="share of kills that must have met writes on their way")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     options = parser.parse_args()
+    if options.how in PacketFilter.RULES and "SPIRITOS_TEST_NETNS" not in os.environ:
+        if os.geteuid() != 0 or not shutil.which("nft") or not shutil.which("unshare"):
+            print("skipped: needs root, nft and unshare")
+            return 77
+        command = ["unshare", "--net", sys.executable, *sys.argv]
+        return subprocess.run(command, env={**os.environ, "SPIRITOS_TEST_NETNS": "1"}).returncode
+    if "SPIRITOS_TEST_NETNS" in os.environ:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     print(f"seed {options.seed}", flush=True)
     chance = random.Random(options.seed)
+
+    if options.during_repair:
+        losses = 0
+        for _ in range(options.times):
+            loud, fault = lose_during_repair(options.spiritos, options.oracle, chance)
+            losses += loud
+            if fault:
+                print(fault)
+                return 1
+        print(f"two servers at once, {options.times} times: {losses} programs lost pages, loudly, "
+              "and none read a wrong byte")
+        return 0 if losses else 1
 
     servers = [Server(options.spiritos, f"host{i}", "1G") for i in range(3)]
     oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers) for _ in range(2)]

@@ -104,13 +104,19 @@ class Stress {
   AddressRange PagesAt(uint64_t page, uint64_t count) {
     return {region_.begin + page * kPageSize, Bytes(count * kPageSize)};
   }
+  // Wrong bytes.
   template <typename... Args>
   void Fail(fmt::format_string<Args...> format, Args&&... args) {
-    if (!failed_.exchange(true)) {
-      fmt::print("MISMATCH (seed {}): {}\n", settings_.seed,
-                 fmt::format(format, std::forward<Args>(args)...));
-      std::fflush(stdout);
-    }
+    Say("MISMATCH", fmt::format(format, std::forward<Args>(args)...));
+  }
+  // A call that should have worked did not: loud, but no wrong byte.
+  void Refuse(std::string_view call, const absl::Status& status) {
+    Say("REFUSED", fmt::format("{}: {}", call, status.ToString()));
+  }
+  void Say(std::string_view what, const std::string& text) {
+    if (failed_.exchange(true)) return;
+    fmt::print("{} (seed {}): {}\n", what, settings_.seed, text);
+    std::fflush(stdout);
   }
 
   void Work(uint32_t thread) {
@@ -277,7 +283,7 @@ class Stress {
   void EvictHot() {
     for (int i = 0; i < 20; ++i) {
       const absl::Status status = space_.Evict(PagesAt(0, 4 * kThreads * kBlockPages));
-      if (!status.ok()) Fail("evict: {}", status.ToString());
+      if (!status.ok()) Refuse("evict", status);
       // And a region that is being written for the first time, if there is one: it
       // may be gone by now.
       std::byte* const fresh = fresh_.load();
@@ -296,7 +302,7 @@ class Stress {
     for (uint64_t i = 0; i < kMeanwhile; ++i) ReadAny(rng() % pages_);
     for (uint64_t p = page; p < page + 4; ++p) Increment(p);
     const absl::Status status = space_.Evict(PagesAt(page, 4));
-    if (!status.ok()) Fail("evict: {}", status.ToString());
+    if (!status.ok()) Refuse("evict", status);
     for (uint64_t p = page; p < page + 4; ++p) CheckOwn(p);
     return kMeanwhile + 12;
   }
@@ -305,7 +311,7 @@ class Stress {
     const uint64_t count = 1 + rng() % most;
     const uint64_t page = rng() % (pages_ - count);
     const absl::Status status = (space_.*call)(PagesAt(page, count));
-    if (!status.ok()) Fail("range call on {} + {}: {}", page, count, status.ToString());
+    if (!status.ok()) Refuse(fmt::format("range call on {} + {}", page, count), status);
   }
 
   void PinSome(uint32_t thread, Rng& rng) {
@@ -315,7 +321,7 @@ class Stress {
     const AddressRange range = PagesAt(page, kBlockPages);
     const absl::Status status = space_.Pin(range);
     if (absl::IsResourceExhausted(status)) return;
-    if (!status.ok()) return Fail("pin: {}", status.ToString());
+    if (!status.ok()) return Refuse("pin", status);
     pinned_page_.store(page, std::memory_order_relaxed);
     for (int i = 0; i < 40; ++i) {
       if (i % 16 == 3) EvictAround(page);
@@ -352,7 +358,7 @@ class Stress {
     const absl::Status status = space_.Pin(range);
     if (absl::IsResourceExhausted(status)) return kPages;
     if (!status.ok()) {
-      Fail("pin: {}", status.ToString());
+      Refuse("pin", status);
       return kPages;
     }
     for (uint64_t own = page + thread * kBlockPages, end = own + kBlockPages; own < end; ++own) {
@@ -397,7 +403,7 @@ class Stress {
     do {  // Others pin it now and then.
       status = Persist([&] { return space_.Discard(PagesAt(page, count)); });
     } while (absl::IsFailedPrecondition(status) && !failed_);
-    if (!status.ok()) return Fail("discard: {}", status.ToString());
+    if (!status.ok()) return Refuse("discard", status);
     for (uint64_t p = page; p < page + count; ++p) {
       shadows_[p].counter.store(0);
       shadows_[p].version.store(0);
@@ -409,13 +415,13 @@ class Stress {
   void ChangeBudget(Rng& rng) {
     const uint64_t mib = settings_.budget_mib / 2 + rng() % (settings_.budget_mib + 1);
     const absl::Status status = space_.SetBudget(Bytes(std::max<uint64_t>(mib, 5) << 20));
-    if (!status.ok() && !absl::IsResourceExhausted(status)) Fail("budget: {}", status.ToString());
+    if (!status.ok() && !absl::IsResourceExhausted(status)) Refuse("budget", status);
   }
 
   // A region of its own: written, moved, protected, partly unmapped, all checked.
   void RegionLife(uint32_t thread, Rng& rng) {
     auto made = space_.CreateRegion(Bytes(kZoneSize * (1 + rng() % 2)));
-    if (!made.ok()) return Fail("region: {}", made.status().ToString());
+    if (!made.ok()) return Refuse("region", made.status());
     AddressRange range = *made;
     const auto value = [&](uint64_t page) { return (uint64_t{thread} << 56) | (page + 1); };
     uint64_t pages = range.size.raw() / kPageSize;
@@ -435,26 +441,26 @@ class Stress {
     for (int again = 0; settings_.mischief && !moved.ok() && again < 1000; ++again) {
       moved = space_.Move(range, Bytes(range.size.raw() + kZoneSize));
     }
-    if (!moved.ok()) return Fail("move: {}", moved.status().ToString());
+    if (!moved.ok()) return Refuse("move", moved.status());
     range = *moved;
     verify(0, pages, "after a move");
     if (*at(pages) != 0) Fail("a grown region's new page holds {:#x}", *at(pages));
     const AddressRange half{range.begin, Bytes(pages / 2 * kPageSize)};
     for (const int protection : {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE}) {
       const absl::Status status = Persist([&] { return space_.Protect(half, protection); });
-      if (!status.ok()) return Fail("protect {}: {}", protection, status.ToString());
+      if (!status.ok()) return Refuse(fmt::format("protect {}", protection), status);
       if (protection != PROT_NONE) verify(0, pages / 2, "after mprotect");
     }
     const uint64_t cut = 1 + rng() % (pages - 1);
     absl::Status status = Persist([&] {
       return space_.Unmap({range.begin, Bytes(cut * kPageSize)});
     });
-    if (!status.ok()) return Fail("unmap: {}", status.ToString());
+    if (!status.ok()) return Refuse("unmap", status);
     verify(cut, pages, "after a partial unmap");
     const AddressRange rest{range.begin + cut * kPageSize,
                             Bytes(range.size.raw() - cut * kPageSize)};
     status = Persist([&] { return space_.Unmap(rest); });
-    if (!status.ok()) return Fail("unmap: {}", status.ToString());
+    if (!status.ok()) return Refuse("unmap", status);
   }
 
   void VerifyAll() {
