@@ -6,13 +6,25 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <string_view>
 
 namespace spiritos::internal {
 
+namespace {
+
+constexpr uint32_t kMaxComplaints = 100;
+std::atomic<uint32_t> complaints{0};
+
+}  // namespace
+
 void Complain(fmt::string_view format, fmt::format_args args) noexcept {
+  const uint32_t said = complaints.load(std::memory_order_relaxed);
+  if (said > kMaxComplaints) return;
+  complaints.store(said + 1, std::memory_order_relaxed);  // Two at once may count as one.
+  if (said == kMaxComplaints) format = "there is more of this, and no more is said of it";
   const int saved_errno = errno;
   char text[400] = "spiritos: ";
   constexpr size_t kBegin = 10;

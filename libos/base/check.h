@@ -17,7 +17,8 @@ void Complain(fmt::string_view format, fmt::format_args args) noexcept;
 
 }  // namespace internal
 
-// Says one line on standard error. Context: signal.
+// Says one line on standard error; after the first hundred of a process, that there are
+// more, and then nothing. Context: signal.
 template <typename... Args>
 [[gnu::cold, gnu::noinline]] void Complain(fmt::format_string<Args...> format,
                                            Args&&... args) noexcept {

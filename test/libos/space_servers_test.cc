@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Spaces over memory servers that forget, or whose memory rots.
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+
+#include "libos/space.h"
+#include "test/support/server_thread.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint64_t kPages = 4096;
+
+// The files of slabs that this process has open: those of its servers.
+std::set<int> SlabFiles() {
+  std::set<int> files;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const auto target = std::filesystem::read_symlink(entry, gone).string();
+    if (!gone && target.find("spiritos-slab") != target.npos) {
+      files.insert(std::stoi(entry.path().filename().string()));
+    }
+  }
+  return files;
+}
+
+// A server of one slab, and that slab's memory behind its back.
+struct RottingServer {
+  explicit RottingServer(const std::string& host) {
+    const std::set<int> before = SlabFiles();
+    server.emplace(ServerOptions{
+        .tcp_port = 0, .host = host, .memory = Bytes(kSlabSize), .lock_memory = false});
+    for (const int file : SlabFiles()) {
+      if (before.contains(file)) continue;
+      void* const at = mmap(nullptr, kSlabSize, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+      REQUIRE(at != MAP_FAILED);
+      slab = static_cast<std::byte*>(at);
+    }
+    REQUIRE(slab != nullptr);
+  }
+  ~RottingServer() { munmap(slab, kSlabSize); }
+
+  std::optional<ServerThread> server;
+  std::byte* slab = nullptr;
+};
+
+Options OverServers(const std::string& pool, uint32_t copies) {
+  Options options{.budget = 8_MiB};
+  options.prefetch.kind = PrefetchOptions::Kind::kNone;
+  options.remote.pool = pool;
+  options.remote.copies = copies;
+  return options;
+}
+
+sigjmp_buf back;
+const void* volatile failed_at = nullptr;
+void OnLoss(int, siginfo_t* info, void*) {
+  failed_at = info->si_addr;
+  siglongjmp(back, 1);
+}
+bool FailsAt(const volatile std::byte* at) {
+  if (sigsetjmp(back, 1) != 0) return failed_at == at;
+  static_cast<void>(*at);
+  return false;
+}
+
+}  // namespace
+
+// Every bit that flips in the copy that is read is noticed, and the page is right.
+void FlipAndRead(uint64_t flips) {
+  const uint32_t seed = std::random_device()();
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  RottingServer one("one");
+  RottingServer two("two");
+  const auto space =
+      Space::Create(
+          OverServers(one.server->tcp().ToString() + "," + two.server->tcp().ToString(), 2))
+          .value();
+  const AddressRange region = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  const auto word = [&](uint64_t page, uint64_t i) -> volatile uint64_t& {
+    return reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize)[i];
+  };
+  uint64_t value = 0;
+  uint64_t noticed = 0;
+  uint64_t wrong = 0;
+  for (uint64_t round = 0; noticed < flips; ++round) {
+    ++value;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      word(page, 0) = page ^ (value << 32);
+      word(page, 511) = value;
+    }
+    REQUIRE(space->Evict(region).ok());
+    // One of the two is read first.
+    std::byte* const slab = round % 2 == 0 ? one.slab : two.slab;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      slab[page * kPageSize + random() % kPageSize] ^= std::byte(1 << random() % 8);
+    }
+    const Stats before = space->GetStats();
+    for (uint64_t page = 0; page < kPages; ++page) {
+      wrong += word(page, 0) == (page ^ (value << 32)) && word(page, 511) == value ? 0 : 1;
+    }
+    const Stats after = space->GetStats();
+    const uint64_t found = after[Metric::kCorruptPages] - before[Metric::kCorruptPages];
+    CHECK((found == 0 || found == kPages));
+    CHECK(after[Metric::kRewrittenPages] - before[Metric::kRewrittenPages] == found);
+    noticed += found;
+    REQUIRE(round < 2 * (flips / kPages + 1));
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a bit that flips in one copy is noticed, and another copy is right", "[space][uffd]") {
+  FlipAndRead(kPages);
+}
+
+TEST_CASE("100 000 bits that flip at rest are noticed", "[.][long]") { FlipAndRead(100'000); }
+
+TEST_CASE("every access to a page that went with its only server fails", "[space][uffd]") {
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_sigaction = OnLoss;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  REQUIRE(sigaction(SIGBUS, &action, &before) == 0);
+  {
+    std::optional<ServerThread> server;
+    server.emplace(ServerOptions{.tcp_port = 0, .memory = Bytes(kSlabSize), .lock_memory = false});
+    Options options = OverServers(server->tcp().ToString(), 1);
+    options.remote.give_up_after_ns = 1'000'000'000;
+    const auto space = Space::Create(options).value();
+    const AddressRange region = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+    for (uint64_t page = 0; page < kPages; ++page) {
+      region.begin[page * kPageSize] = std::byte{1};
+    }
+    REQUIRE(space->Evict(region).ok());
+    server.reset();
+    uint64_t failed = 0;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      failed += FailsAt(region.begin + page * kPageSize) ? 1 : 0;
+    }
+    CHECK(failed == kPages);
+    CHECK(space->GetStats().lost_slabs == 1);
+  }
+  sigaction(SIGBUS, &before, nullptr);
+}
+
+}  // namespace spiritos
