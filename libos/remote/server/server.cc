@@ -252,7 +252,11 @@ void MemoryServer::Watch(ServerConnection& connection) {
 
 void MemoryServer::Accept(int listener, uint64_t now_ns) {
   UniqueFd socket(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket.valid()) return;  // Gone again, or no descriptors: Review() makes room.
+  if (!socket.valid()) {
+    const bool gone = errno == EAGAIN || errno == ECONNABORTED || errno == EINTR;
+    if (!gone) SetListening(false);
+    return;
+  }
   counters_.Add(ServerCounter::kConnections);
   std::string identity;
   const bool local = listener == unix_listener_.get();
@@ -275,10 +279,24 @@ void MemoryServer::Accept(int listener, uint64_t now_ns) {
   connection_count_.store(connections_.size(), std::memory_order_relaxed);
 }
 
+// Without a descriptor for the next connection the listeners are not watched, or they
+// would be ready for ever. The backlog waits until a connection is closed, or until the
+// next review where it was the machine that ran out.
+void MemoryServer::SetListening(bool listening) {
+  if (listening == listening_) return;
+  listening_ = listening;
+  if (!listening) counters_.Add(ServerCounter::kOutOfDescriptors);
+  for (const int fd : {unix_listener_.get(), tcp_listener_.get()}) {
+    epoll_event event{.events = listening ? EPOLLIN : 0u, .data = {.fd = fd}};
+    if (fd >= 0) epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
+  }
+}
+
 void MemoryServer::Close(ServerConnection& connection) {
   std::erase(queue_, &connection);
   connections_.erase(connection.socket());  // Closing the socket ends its watch.
   connection_count_.store(connections_.size(), std::memory_order_relaxed);
+  SetListening(true);
 }
 
 void MemoryServer::Review(uint64_t now_ns) {
@@ -298,6 +316,7 @@ void MemoryServer::Review(uint64_t now_ns) {
     }
   }
   for (ServerConnection* connection : dead) Close(*connection);
+  SetListening(true);
   const uint32_t expired = tenancy_.Expire(now_ns);
   if (expired != 0) counters_.Add(ServerCounter::kLeasesExpired, expired);
   client_count_.store(tenancy_.client_count(), std::memory_order_relaxed);

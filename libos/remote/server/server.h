@@ -70,6 +70,7 @@ class MemoryServer {
   absl::Status ListenTcp();
 
   void Accept(int listener, uint64_t now_ns);
+  void SetListening(bool listening);
   void TakeTurns(ServerConnection& connection, uint64_t now_ns);
   void StepOnce(ServerConnection& connection, uint64_t now_ns);
   void Watch(ServerConnection& connection);
@@ -93,6 +94,7 @@ class MemoryServer {
 
   std::unordered_map<int, std::unique_ptr<ServerConnection>> connections_;
   std::vector<ServerConnection*> queue_;  // Have a turn coming.
+  bool listening_ = true;                 // False: without descriptors for connections.
   uint64_t reviewed_ns_ = 0;
   uint64_t busy_until_ns_ = 0;  // Until then it looks instead of sleeping.
 

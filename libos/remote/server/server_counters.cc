@@ -7,6 +7,7 @@ namespace {
 
 constexpr std::array<ServerCounterInfo, static_cast<size_t>(ServerCounter::kCount)> kInfo{{
     {"connections", "connections accepted"},
+    {"out_of_descriptors", "times that connections had to wait for a descriptor, or for memory"},
     {"requests", "requests served or refused"},
     {"pages_read", "pages sent to tenants"},
     {"pages_written", "pages received from tenants"},

@@ -10,7 +10,8 @@
 namespace spiritos {
 
 enum class ServerCounter : uint32_t {
-  kConnections,  // Accepted.
+  kConnections,       // Accepted.
+  kOutOfDescriptors,  // Times that a connection had to wait to be accepted.
   kRequests,
   kPagesRead,
   kPagesWritten,
