@@ -46,10 +46,11 @@ absl::Status ServerLink::Connect(uint64_t deadline_ns) {
     WelcomeBody welcome;
     SPIRITOS_RETURN_IF_ERROR(Open(HelloBody::Role::kControl, deadline_ns, &socket, &welcome));
     if (known_ && (welcome.server != welcome_.server || welcome.token != welcome_.token)) {
-      if (state_ != State::kLost) {
+      if (state_ != State::kLost && slabs_ != 0) {
         return absl::DataLossError("it has been restarted without its slabs, or the lease is over");
       }
       ++incarnation_;
+      slabs_ = 0;
       unanswered_.reset();
     }
     welcome_ = welcome;
@@ -75,6 +76,9 @@ absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadl
   if (!control_.valid() || unanswered_) return absl::UnavailableError("not connected");
   question.version = welcome_.version;
   question.id = next_question_++;
+  // A release that is asked for is done, if not now then when it is asked again.
+  const bool releases = question.op == WireOp::kRelease;
+  if (releases) --slabs_;
   absl::StatusOr<FrameHeader> answer = spiritos::Ask(control_.get(), question, deadline_ns, files);
   if (!answer.ok()) {
     unanswered_ = question;
@@ -82,6 +86,10 @@ absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadl
     state_ = State::kTrying;
     return absl::UnavailableError(answer.status().message());
   }
+  const bool good = answer->status == WireStatus::kOk;
+  const bool takes = question.op == WireOp::kPlace || question.op == WireOp::kAdopt ||
+                     question.op == WireOp::kShare;
+  if (good ? takes : releases) ++slabs_;
   return answer;
 }
 
@@ -96,6 +104,7 @@ absl::Status ServerLink::SettleUnanswered(uint64_t deadline_ns) {
   unanswered_.reset();
   const bool has_slab = answer->op == WireOp::kPlace || answer->op == WireOp::kAdopt;
   if (!has_slab || answer->status != WireStatus::kOk) return absl::OkStatus();
+  ++slabs_;
   FrameHeader release;
   release.op = WireOp::kRelease;
   release.slab = answer->slab;

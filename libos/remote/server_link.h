@@ -6,6 +6,9 @@
 //                                 |  the server's state is another one, or it refuses
 //                                 +--> Lost: its slabs are gone, its lanes fail
 //
+// Nothing is lost with a server that holds no slab of ours: it forgets such clients with
+// their connections, and they begin anew.
+//
 // What places and gives back slabs goes over the control connection, one question at a
 // time, each with a number. A question whose answer got lost with the connection is asked
 // again on the next one, where the server knows its number; a slab that it had placed
@@ -75,6 +78,7 @@ class ServerLink {
   State state_ = State::kTrying;
   bool known_ = false;  // Greeted before: `welcome_` says what it was.
   uint32_t incarnation_ = 0;
+  uint64_t slabs_ = 0;  // References to slabs there, without those being released.
   WelcomeBody welcome_;
   UniqueFd control_;
   uint64_t next_question_ = 1;

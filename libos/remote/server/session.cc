@@ -51,12 +51,12 @@ ServerSession::ServerSession(Tenancy& tenancy, ServerCounters& counters, Client&
 }
 
 ServerSession::~ServerSession() {
-  --client_.connections;
   if (target_ != nullptr) tenancy_.LetGo(*target_);
   for (uint32_t i = 0; i < reply_count_; ++i) {
     Reply& reply = replies_[(reply_head_ + i) % kMaxRequests];
     if (reply.slab != nullptr) tenancy_.LetGo(*reply.slab);
   }
+  tenancy_.Leave(client_);
 }
 
 // What the stage still waits for, where it belongs. A page that a newer write has

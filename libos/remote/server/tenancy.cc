@@ -46,6 +46,11 @@ Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_n
   return client.get();
 }
 
+void Tenancy::Leave(Client& client) {
+  SPIRITOS_DCHECK(client.connections != 0, "client of {} has no connection", client.tenant);
+  if (--client.connections == 0 && client.slabs.empty()) clients_.erase(WireId(client.id));
+}
+
 Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
   const auto at = clients_.find(id);
   if (at == clients_.end()) return nullptr;
@@ -55,8 +60,14 @@ Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
   return difference == std::byte{0} ? at->second.get() : nullptr;
 }
 
-bool Tenancy::OverQuota(const Client& client) {
-  return options_.slab_quota != 0 && tenant_slabs_[client.tenant] >= options_.slab_quota;
+bool Tenancy::OverQuota(const Client& client) const {
+  const auto at = tenant_slabs_.find(client.tenant);
+  return options_.slab_quota != 0 && at != tenant_slabs_.end() && at->second >= options_.slab_quota;
+}
+
+void Tenancy::Unrent(Client& client, uint64_t slabs) {
+  const auto at = tenant_slabs_.find(client.tenant);
+  if (at != tenant_slabs_.end() && (at->second -= slabs) == 0) tenant_slabs_.erase(at);
 }
 
 RentedSlab* Tenancy::Rent(Client& client, SlabMemory memory) {
@@ -105,7 +116,7 @@ WireStatus Tenancy::Release(Client& client, uint64_t slab) {
   RentedSlab& rented = *slabs_.at(slab);
   if (--rented.references != 0) return WireStatus::kOk;
   client.slabs.erase(slab);
-  --tenant_slabs_[client.tenant];
+  Unrent(client, 1);
   Drop(rented);
   return WireStatus::kOk;
 }
@@ -138,7 +149,7 @@ uint32_t Tenancy::Expire(uint64_t now_ns) {
       continue;
     }
     for (const uint64_t slab : client.slabs) Drop(*slabs_.at(slab));
-    tenant_slabs_[client.tenant] -= client.slabs.size();
+    Unrent(client, client.slabs.size());
     ++expired;
     at = clients_.erase(at);
   }

@@ -4,7 +4,8 @@
 // A client is one space of a tenant's process; it owns the slabs it places and can
 // name no others. Every frame it sends renews its lease; a client that no connection
 // has heard of for a lease loses its slabs, all at once. Slabs are counted: a fork
-// holds its parent's with Share, and the last Release frees.
+// holds its parent's with Share, and the last Release frees. A client without slabs is
+// forgotten with its last connection: nobody fills these books by coming and going.
 //
 // A slab that a reply still reads is held: it is gone for its client at once, its
 // memory once the reply is sent. Threads: one.
@@ -57,6 +58,8 @@ class Tenancy {
   // The client, made known if it is new. Null when another tenant uses that id: ids
   // are random, so that is no accident.
   Client* Enter(const WireId& id, std::string_view tenant, uint64_t now_ns);
+  // One connection of the client less; it may be gone for that.
+  void Leave(Client& client);
   // The client that was given the token, or null.
   Client* FindByToken(const WireId& id, const WireId& token);
 
@@ -79,10 +82,13 @@ class Tenancy {
   uint64_t soon() const { return store_.free(); }
   const Options& options() const { return options_; }
   size_t client_count() const { return clients_.size(); }
+  // Tenants that have slabs.
+  size_t tenant_count() const { return tenant_slabs_.size(); }
 
  private:
   RentedSlab* Rent(Client& client, SlabMemory memory);
-  bool OverQuota(const Client& client);
+  bool OverQuota(const Client& client) const;
+  void Unrent(Client& client, uint64_t slabs);
   void Drop(RentedSlab& slab);
 
   SlabStore& store_;
@@ -93,7 +99,7 @@ class Tenancy {
     size_t operator()(const WireId& id) const noexcept;
   };
   std::unordered_map<WireId, std::unique_ptr<Client>, IdHash> clients_;
-  std::unordered_map<std::string, uint64_t> tenant_slabs_;
+  std::unordered_map<std::string, uint64_t> tenant_slabs_;  // No zeroes.
 };
 
 }  // namespace spiritos

@@ -2,9 +2,12 @@
 // What a server's session does with frames, good and bad, without a socket.
 #include "libos/remote/server/session.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -393,6 +396,30 @@ TEST_CASE("a client's slabs go when its lease is over, and not while a reply rea
   CHECK(books.tenancy.Expire(1000) == 1);
   CHECK(books.store.rented() == 0);
   CHECK(books.tenancy.client_count() == 1);
+}
+
+TEST_CASE("clients without slabs are forgotten with their last connection", "[remote][server]") {
+  Books books(2);
+  Client& keeper = books.Enter(200);
+  auto keeps = std::make_unique<Peer>(books, keeper);
+  PlacedBy(*keeps);
+  for (int i = 0; i < 20; ++i) {
+    Client& client = books.Enter(static_cast<uint8_t>(i), fmt::format("tenant {}", i));
+    Peer control(books, client);
+    Peer lane(books, client);
+    CHECK(books.tenancy.client_count() == 2);
+    const uint64_t slab = PlacedBy(control);
+    CHECK(books.tenancy.tenant_count() == 2);
+    REQUIRE(control.Ask(Request(WireOp::kRelease, slab)).status == WireStatus::kOk);
+    REQUIRE(books.store.Refill().ok());
+  }
+  CHECK(books.tenancy.client_count() == 1);
+  CHECK(books.tenancy.tenant_count() == 1);
+  keeps.reset();
+  CHECK(books.tenancy.client_count() == 1);  // It has a slab, for a lease.
+  CHECK(books.tenancy.Expire(1000) == 1);
+  CHECK(books.tenancy.client_count() == 0);
+  CHECK(books.tenancy.tenant_count() == 0);
 }
 
 TEST_CASE("an id belongs to the tenant that came with it first", "[remote][server]") {
