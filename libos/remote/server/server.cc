@@ -58,10 +58,11 @@ WireId HostId(std::string_view name) {
 
 }  // namespace
 
-MemoryServer::MemoryServer(const ServerOptions& options)
+MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFolder> state)
     : options_(options),
       slabs_(options.memory.raw() / kSlabSize),
-      store_({.slabs = slabs_, .lock = options.lock_memory}),
+      state_(std::move(state)),
+      store_({.slabs = slabs_, .lock = options.lock_memory, .state = state_.get()}),
       tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
       parts_{tenancy_, counters_, {}, store_} {
   parts_.welcome.host = HostId(options.host);
@@ -85,12 +86,28 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerO
   if (options.unix_path.empty() && options.tcp_port < 0) {
     return InvalidArgument("nothing to listen on (--unix, --tcp)");
   }
-  std::unique_ptr<MemoryServer> server(new MemoryServer(options));
-  if (getrandom(server->parts_.welcome.server.data(), server->parts_.welcome.server.size(), 0) <
-      0) {
+  std::unique_ptr<StateFolder> state;
+  if (!options.state_path.empty()) {
+    if (!options.unix_path.empty()) {
+      return InvalidArgument(
+          "files of {} are not for passing to programs of this machine, which keep their slabs "
+          "themselves: run a server of their own for them (--unix without --state)",
+          options.state_path);
+    }
+    SPIRITOS_ASSIGN_OR_RETURN(
+        state, StateFolder::Open(options.state_path,
+                                 static_cast<uint32_t>(options.memory.raw() / kSlabSize)));
+  }
+  std::unique_ptr<MemoryServer> server(new MemoryServer(options, std::move(state)));
+  WireId& name = server->parts_.welcome.server;
+  if (server->state_ != nullptr) {
+    name = server->state_->directory().server();
+    server->restored_ = server->tenancy_.Restore(NowNs());
+  } else if (getrandom(name.data(), name.size(), 0) < 0) {
     return ErrnoStatus(errno, "naming the server");
   }
-  SPIRITOS_RETURN_IF_ERROR(server->store_.Refill());
+  // Who waits for slabs that were found again does not wait for the others.
+  if (server->restored_ == 0) SPIRITOS_RETURN_IF_ERROR(server->store_.Refill());
   SPIRITOS_RETURN_IF_ERROR(server->Listen());
   server->refiller_ = std::thread(&MemoryServer::RefillLoop, server.get());
   return server;

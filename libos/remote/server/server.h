@@ -39,6 +39,9 @@ struct ServerOptions {
 
   Bytes memory = Bytes(uint64_t{1} << 30);  // Rounded down to slabs of 64 MiB.
   bool lock_memory = true;                  // Where allowed.
+  // A folder in memory (tmpfs) whose files outlive this process: a server that is
+  // started with it again serves the same slabs to the same clients. Empty = none.
+  std::string state_path;
   uint64_t lease_ms = 60'000;
   uint64_t greeting_ms = 5'000;    // To say who one is.
   uint64_t slow_peer_ms = 30'000;  // To take a reply.
@@ -58,13 +61,14 @@ class MemoryServer {
   int tcp_port() const { return tcp_port_; }
   uint64_t slabs() const { return slabs_; }
   const SlabStore& store() const { return store_; }
+  uint64_t restored() const { return restored_; }
   const ServerCounters& counters() const { return counters_; }
   // Now, as the serving thread saw it last.
   uint64_t connections() const { return connection_count_.load(std::memory_order_relaxed); }
   uint64_t clients() const { return client_count_.load(std::memory_order_relaxed); }
 
  private:
-  explicit MemoryServer(const ServerOptions& options);
+  MemoryServer(const ServerOptions& options, std::unique_ptr<StateFolder> state);
   absl::Status Listen();
   absl::Status ListenUnix();
   absl::Status ListenTcp();
@@ -81,10 +85,12 @@ class MemoryServer {
 
   const ServerOptions options_;
   const uint64_t slabs_;
+  const std::unique_ptr<StateFolder> state_;
   SlabStore store_;
   Tenancy tenancy_;
   ServerCounters counters_;
   ServerParts parts_;
+  uint64_t restored_ = 0;  // Slabs of the server before this one.
 
   UniqueFd epoll_;
   UniqueFd wake_;  // An eventfd: stop.

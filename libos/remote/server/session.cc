@@ -273,6 +273,7 @@ void ServerSession::ServeQuestion(const FrameHeader& request) {
     client_.answer = request;
     client_.answer.status = Decide(request, &client_.answer);
     if (client_.answer.status == WireStatus::kNoSpace) client_.answer.argument = tenancy_.soon();
+    if (client_.answer.status == WireStatus::kOk) tenancy_.Record(client_, client_.answer.slab);
   }
   Reply& reply = Answer(client_.answer, client_.answer.status);
   RentedSlab* slab = nullptr;

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <mutex>
 #include <utility>
@@ -18,18 +19,34 @@ namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
+// All the pages of an empty file.
+absl::Status TakePages(int file) {
+  int error;
+  do {
+    error = fallocate(file, 0, 0, static_cast<off_t>(SlabMemory::kFileSize.raw())) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, "taking a slab's memory (--memory)");
+}
+
 }  // namespace
 
 absl::StatusOr<SlabMemory> SlabMemory::Make() {
   UniqueFd file(memfd_create("spiritos-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file.valid()) return ErrnoStatus(errno, "making a slab's memory file");
-  int error;
-  do {
-    error = fallocate(file.get(), 0, 0, static_cast<off_t>(kFileSize.raw())) == 0 ? 0 : errno;
-  } while (error == EINTR);
-  if (error != 0) return ErrnoStatus(error, "taking a slab's memory");
+  SPIRITOS_RETURN_IF_ERROR(TakePages(file.get()));
   if (fcntl(file.get(), F_ADD_SEALS, kSeals) != 0) return ErrnoStatus(errno, "sealing a slab");
   return Adopt(std::move(file));
+}
+
+absl::StatusOr<SlabMemory> SlabMemory::MakeIn(StateFolder& state, uint32_t number) {
+  SPIRITOS_ASSIGN_OR_RETURN(UniqueFd file, state.MakeSlab(number));
+  SPIRITOS_RETURN_IF_ERROR(TakePages(file.get()));
+  return Map(std::move(file), number);
+}
+
+absl::StatusOr<SlabMemory> SlabMemory::FindIn(StateFolder& state, uint32_t number) {
+  SPIRITOS_ASSIGN_OR_RETURN(UniqueFd file, state.OpenSlab(number));
+  return Map(std::move(file), number);
 }
 
 absl::StatusOr<SlabMemory> SlabMemory::Adopt(UniqueFd file) {
@@ -37,6 +54,10 @@ absl::StatusOr<SlabMemory> SlabMemory::Adopt(UniqueFd file) {
   if (seals < 0 || (seals & kSeals) != kSeals || (seals & F_SEAL_WRITE) != 0) {
     return InvalidArgument("a file with seals {:#x} is no slab", seals);
   }
+  return Map(std::move(file), 0);
+}
+
+absl::StatusOr<SlabMemory> SlabMemory::Map(UniqueFd file, uint32_t number) {
   struct stat info;
   if (fstat(file.get(), &info) != 0) return ErrnoStatus(errno, "looking at a slab's file");
   if (info.st_size != static_cast<off_t>(kFileSize.raw())) {
@@ -45,10 +66,37 @@ absl::StatusOr<SlabMemory> SlabMemory::Adopt(UniqueFd file) {
   SlabMemory slab;
   SPIRITOS_ASSIGN_OR_RETURN(slab.map_, Mapping::OfFile(file.get(), kFileSize, "a slab's memory"));
   slab.file_ = std::move(file);
+  slab.number_ = number;
   return slab;
 }
 
 bool SlabMemory::Lock() noexcept { return mlock(map_.data(), map_.size().raw()) == 0; }
+
+SlabStore::SlabStore(const Options& options) : options_(options), locked_(options.lock) {
+  if (options.state != nullptr) used_.resize(options.state->directory().size());
+}
+
+void SlabStore::Lock(SlabMemory& slab) {
+  if (options_.lock && !slab.Lock()) locked_.store(false, std::memory_order_relaxed);
+}
+
+absl::StatusOr<SlabMemory> SlabStore::Make() {
+  if (options_.state == nullptr) return SlabMemory::Make();
+  uint32_t number;
+  {
+    // There is one: what is ready or rented is less than `slabs`.
+    LockGuard guard(mutex_);
+    number = static_cast<uint32_t>(std::find(used_.begin(), used_.end(), false) - used_.begin());
+    used_[number] = true;
+  }
+  absl::StatusOr<SlabMemory> slab = SlabMemory::MakeIn(*options_.state, number);
+  if (!slab.ok()) {
+    options_.state->RemoveSlab(number);
+    LockGuard guard(mutex_);
+    used_[number] = false;
+  }
+  return slab;
+}
 
 absl::Status SlabStore::Refill() {
   while (true) {
@@ -56,8 +104,8 @@ absl::Status SlabStore::Refill() {
       LockGuard guard(mutex_);
       if (ready_.size() + rented() >= options_.slabs) return absl::OkStatus();
     }
-    SPIRITOS_ASSIGN_OR_RETURN(SlabMemory slab, SlabMemory::Make());
-    if (options_.lock && !slab.Lock()) locked_.store(false, std::memory_order_relaxed);
+    SPIRITOS_ASSIGN_OR_RETURN(SlabMemory slab, Make());
+    Lock(slab);
     LockGuard guard(mutex_);
     ready_.push_back(std::move(slab));
     ready_count_.store(ready_.size(), std::memory_order_relaxed);
@@ -72,6 +120,26 @@ SlabMemory SlabStore::Take() {
   ready_count_.store(ready_.size(), std::memory_order_relaxed);
   rented_.fetch_add(1, std::memory_order_relaxed);
   return slab;
+}
+
+absl::StatusOr<SlabMemory> SlabStore::Restore(uint32_t number) {
+  SPIRITOS_ASSIGN_OR_RETURN(SlabMemory slab, SlabMemory::FindIn(*options_.state, number));
+  Lock(slab);
+  LockGuard guard(mutex_);
+  used_[number] = true;
+  CountRented();
+  return slab;
+}
+
+void SlabStore::Return(SlabMemory slab) {
+  const uint32_t number = slab.number();
+  slab = {};
+  if (options_.state != nullptr) {
+    options_.state->RemoveSlab(number);
+    LockGuard guard(mutex_);
+    used_[number] = false;
+  }
+  rented_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 }  // namespace spiritos

@@ -7,11 +7,13 @@
 // all its pages. A file is rented once: what comes back is closed and another file
 // takes its place, cleared by the kernel, so that no tenant sees another's bytes
 // whatever the server forgets. Files are sealed: neither side can take pages from
-// under the other by truncating.
+// under the other by truncating. With a state folder they are files there, not sealed
+// and never passed on, and what is rented is found again after a restart.
 //
 // A slab's file holds its pages, then a trailer for each page (libos/remote/wire.h).
 //
-// Threads: Take() and Count*() from any; Refill() from one that may block.
+// Threads: Refill() from one that may block; Restore() before it begins; the others
+// from any.
 #pragma once
 
 #include <atomic>
@@ -25,6 +27,7 @@
 #include "libos/base/lock.h"
 #include "libos/base/mapping.h"
 #include "libos/base/units.h"
+#include "libos/remote/server/state_folder.h"
 #include "libos/remote/wire.h"
 
 namespace spiritos {
@@ -40,9 +43,13 @@ class SlabMemory {
   // Maps a file that another process made, a server before this one or a tenant
   // that kept it. Refuses what is no sealed file of a slab's size.
   static absl::StatusOr<SlabMemory> Adopt(UniqueFd file);
+  // File `number` of a state folder, new or from before.
+  static absl::StatusOr<SlabMemory> MakeIn(StateFolder& state, uint32_t number);
+  static absl::StatusOr<SlabMemory> FindIn(StateFolder& state, uint32_t number);
 
   bool valid() const { return file_.valid(); }
   int file() const { return file_.get(); }
+  uint32_t number() const { return number_; }
   std::byte* page(uint32_t index) const { return map_.data() + (size_t{index} << kPageShift); }
   PageTrailer* trailer(uint32_t index) const {
     return reinterpret_cast<PageTrailer*>(map_.data() + kSlabSize) + index;
@@ -51,7 +58,10 @@ class SlabMemory {
   bool Lock() noexcept;
 
  private:
+  static absl::StatusOr<SlabMemory> Map(UniqueFd file, uint32_t number);
+
   UniqueFd file_;
+  uint32_t number_ = 0;  // In a state folder.
   Mapping map_;
 };
 
@@ -59,10 +69,11 @@ class SlabStore {
  public:
   struct Options {
     uint64_t slabs = 0;
-    bool lock = true;  // Where allowed.
+    bool lock = true;              // Where allowed.
+    StateFolder* state = nullptr;  // Borrowed; null: slabs end with this process.
   };
 
-  explicit SlabStore(const Options& options) : options_(options), locked_(options.lock) {}
+  explicit SlabStore(const Options& options);
 
   // Makes slabs ready until `options.slabs` are ready or rented; an error leaves those
   // made so far. May block for long: a slab's pages are cleared.
@@ -70,10 +81,12 @@ class SlabStore {
 
   // A slab that is ready; invalid when none is.
   SlabMemory Take();
+  // The slab that was rented under that number when the server before this one ended.
+  absl::StatusOr<SlabMemory> Restore(uint32_t number);
   // Counts a slab that was rented before this store was made.
   void CountRented() { rented_.fetch_add(1, std::memory_order_relaxed); }
-  // A rented slab's memory has been closed: Refill() may make another.
-  void CountReturned() { rented_.fetch_sub(1, std::memory_order_relaxed); }
+  // Closes a slab that was rented: Refill() may make another.
+  void Return(SlabMemory slab);
 
   uint64_t ready() const { return ready_count_.load(std::memory_order_relaxed); }
   uint64_t rented() const { return rented_.load(std::memory_order_relaxed); }
@@ -83,11 +96,16 @@ class SlabStore {
     return rented < options_.slabs ? options_.slabs - rented : 0;
   }
   bool locked() const { return locked_.load(std::memory_order_relaxed); }
+  StateFolder* state() const { return options_.state; }
 
  private:
+  absl::StatusOr<SlabMemory> Make();
+  void Lock(SlabMemory& slab);
+
   const Options options_;
   RankedMutex mutex_{LockRank::kSlabStore};
   std::vector<SlabMemory> ready_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> used_ ABSL_GUARDED_BY(mutex_);  // Numbers of the state folder.
   std::atomic<uint64_t> ready_count_{0};
   std::atomic<uint64_t> rented_{0};
   std::atomic<bool> locked_;

@@ -2,14 +2,17 @@
 // Leases, ownership and counts of slabs.
 #include "libos/remote/server/tenancy.h"
 
+#include <fmt/core.h>
 #include <sys/random.h>
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "libos/base/check.h"
+#include "libos/base/log.h"
 
 namespace spiritos {
 
@@ -33,7 +36,69 @@ Tenancy::Tenancy(SlabStore& store, const Options& options) : store_(store), opti
   Randomize(std::as_writable_bytes(std::span(&next_slab_, 1)));
 }
 
+uint64_t Tenancy::Restore(uint64_t now_ns) {
+  SlabDirectory& directory = store_.state()->directory();
+  for (uint32_t number = 0; number < directory.size(); ++number) {
+    std::optional<SlabRecord> record = directory.Read(number);
+    if (!record) continue;
+    next_slab_ = std::max(next_slab_, record->slab + 1);
+    if (record->references == 0) continue;
+    absl::StatusOr<SlabMemory> memory = store_.Restore(number);
+    if (memory.ok()) {
+      RestoreOne(*record, *std::move(memory), now_ns);
+      continue;
+    }
+    LogWarning(fmt::format("slab {} of tenant {} is lost: {}", record->slab, record->tenant.data(),
+                           std::string(memory.status().message())));
+    record->references = 0;
+    directory.Write(number, *record);
+  }
+  return slabs_.size();
+}
+
+void Tenancy::RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t now_ns) {
+  std::unique_ptr<Client>& client = clients_[record.client];
+  if (client == nullptr) {
+    client = std::make_unique<Client>();
+    client->id = record.client;
+    client->token = record.token;
+    client->tenant = record.tenant.data();
+    client->heard_ns = now_ns;
+  }
+  if (FrameHeader answer; record.answered > client->answered &&
+                          DecodeFrame(record.answer, &answer) == FrameError::kNone) {
+    client->answered = record.answered;
+    client->answer = answer;
+  }
+  auto slab = std::make_unique<RentedSlab>();
+  slab->id = record.slab;
+  slab->epoch = record.epoch;
+  slab->references = record.references;
+  slab->memory = std::move(memory);
+  ++tenant_slabs_[client->tenant];
+  client->slabs.insert(slab->id);
+  slabs_.emplace(slab->id, std::move(slab));
+}
+
+void Tenancy::Record(const Client& client, uint64_t slab) {
+  const auto at = slabs_.find(slab);
+  // One that has been given back says so since then: see Drop().
+  if (store_.state() == nullptr || at == slabs_.end() || at->second->released) return;
+  SlabRecord record{.slab = slab,
+                    .answered = client.answered,
+                    .epoch = at->second->epoch,
+                    .references = at->second->references,
+                    .client = client.id,
+                    .token = client.token,
+                    .answer = {},
+                    .tenant = {}};
+  EncodeFrame(client.answer, &record.answer);
+  std::copy(client.tenant.begin(), client.tenant.end(), record.tenant.begin());
+  store_.state()->directory().Write(at->second->memory.number(), record);
+}
+
 Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_ns) {
+  if (tenant.size() > kMaxTenant) return nullptr;
   std::unique_ptr<Client>& client = clients_[id];
   if (client == nullptr) {
     client = std::make_unique<Client>();
@@ -134,10 +199,16 @@ void Tenancy::LetGo(RentedSlab& slab) {
 }
 
 void Tenancy::Drop(RentedSlab& slab) {
+  if (!slab.released && store_.state() != nullptr) {
+    SlabRecord returned{};
+    returned.slab = slab.id;
+    store_.state()->directory().Write(slab.memory.number(), returned);
+  }
   slab.released = true;
   if (slab.holds != 0) return;
+  SlabMemory memory = std::move(slab.memory);
   slabs_.erase(slab.id);
-  store_.CountReturned();
+  store_.Return(std::move(memory));
 }
 
 uint32_t Tenancy::Expire(uint64_t now_ns) {

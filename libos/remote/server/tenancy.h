@@ -8,7 +8,9 @@
 // forgotten with its last connection: nobody fills these books by coming and going.
 //
 // A slab that a reply still reads is held: it is gone for its client at once, its
-// memory once the reply is sent. Threads: one.
+// memory once the reply is sent. With a state folder each slab has its record, up to date
+// before the answer that depends on it; from those a restarted server knows its clients
+// again. Threads: one.
 #pragma once
 
 #include <cstdint>
@@ -53,10 +55,16 @@ class Tenancy {
     uint64_t slab_quota = 0;  // Of a tenant; 0 = none.
   };
 
+  // A tenant's name, with what the connection proves about it.
+  static constexpr size_t kMaxTenant = sizeof(SlabRecord::tenant) - 1;
+
   Tenancy(SlabStore& store, const Options& options);
 
-  // The client, made known if it is new. Null when another tenant uses that id: ids
-  // are random, so that is no accident.
+  // Finds the slabs and clients of the server before this one; how many slabs.
+  uint64_t Restore(uint64_t now_ns);
+
+  // The client, made known if it is new. Null when another tenant uses that id (ids
+  // are random, so that is no accident), or when the tenant's name is too long.
   Client* Enter(const WireId& id, std::string_view tenant, uint64_t now_ns);
   // One connection of the client less; it may be gone for that.
   void Leave(Client& client);
@@ -72,6 +80,10 @@ class Tenancy {
   WireStatus Release(Client& client, uint64_t slab);
   WireStatus Fence(Client& client, uint64_t slab, uint32_t epoch);
 
+  // The client's question about the slab is answered, with a change: what a server
+  // after this one has to know is noted. REQUIRES: before the answer is sent.
+  void Record(const Client& client, uint64_t slab);
+
   static void Hold(RentedSlab& slab) { ++slab.holds; }
   void LetGo(RentedSlab& slab);
 
@@ -86,6 +98,7 @@ class Tenancy {
   size_t tenant_count() const { return tenant_slabs_.size(); }
 
  private:
+  void RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t now_ns);
   RentedSlab* Rent(Client& client, SlabMemory memory);
   bool OverQuota(const Client& client) const;
   void Unrent(Client& client, uint64_t slabs);
