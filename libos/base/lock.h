@@ -26,6 +26,7 @@ enum class LockRank : uint32_t {
   kRegionTable,    // Regions come and go.
   kSlabMap,        // Slabs are placed.
   kSlabStore,      // A memory server's ready slabs.
+  kTenantFigures,  // What a memory server tells about its tenants.
   kEvictorGroup,   // Evictors start and stop.
   kZonePool,       // Spare zones.
   kArena,          // Pinned arena: chunk list.

@@ -337,10 +337,25 @@ void MemoryServer::Review(uint64_t now_ns) {
   const uint32_t expired = tenancy_.Expire(now_ns);
   if (expired != 0) counters_.Add(ServerCounter::kLeasesExpired, expired);
   client_count_.store(tenancy_.client_count(), std::memory_order_relaxed);
+  Tell(now_ns);
   if (store_.ready() + store_.rented() < slabs_) {
     refill_wanted_.fetch_add(1);
     FutexWake(refill_wanted_, 1);
   }
+}
+
+void MemoryServer::Tell(uint64_t now_ns) {
+  std::vector<TenantFigures> figures = tenancy_.Figures(now_ns);
+  {
+    LockGuard guard(figures_mutex_);
+    tenant_figures_.swap(figures);
+  }
+  if (options_.on_review) options_.on_review();
+}
+
+std::vector<TenantFigures> MemoryServer::tenants() const {
+  LockGuard guard(figures_mutex_);
+  return tenant_figures_;
 }
 
 void MemoryServer::RefillLoop() {

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libos/base/fd.h"
+#include "libos/base/lock.h"
 #include "libos/remote/server/connection.h"
 #include "libos/remote/server/server_counters.h"
 #include "libos/remote/server/slab_store.h"
@@ -46,6 +48,8 @@ struct ServerOptions {
   uint64_t greeting_ms = 5'000;    // To say who one is.
   uint64_t slow_peer_ms = 30'000;  // To take a reply.
   uint64_t slab_quota = 0;         // Slabs of one tenant; 0 = no limit.
+  // Called by the serving thread, at least every second: it lives. May be empty.
+  std::function<void()> on_review;
 };
 
 class MemoryServer {
@@ -66,6 +70,7 @@ class MemoryServer {
   // Now, as the serving thread saw it last.
   uint64_t connections() const { return connection_count_.load(std::memory_order_relaxed); }
   uint64_t clients() const { return client_count_.load(std::memory_order_relaxed); }
+  std::vector<TenantFigures> tenants() const;
 
  private:
   MemoryServer(const ServerOptions& options, std::unique_ptr<StateFolder> state);
@@ -80,6 +85,7 @@ class MemoryServer {
   void Watch(ServerConnection& connection);
   void Close(ServerConnection& connection);
   void Review(uint64_t now_ns);
+  void Tell(uint64_t now_ns);
   int WaitMs(uint64_t now_ns) const;
   void RefillLoop();
 
@@ -107,6 +113,8 @@ class MemoryServer {
   std::atomic<bool> stopping_{false};
   std::atomic<uint64_t> connection_count_{0};
   std::atomic<uint64_t> client_count_{0};
+  mutable RankedMutex figures_mutex_{LockRank::kTenantFigures};
+  std::vector<TenantFigures> tenant_figures_ ABSL_GUARDED_BY(figures_mutex_);
   std::atomic<uint32_t> refill_wanted_{0};
   std::thread refiller_;
 };

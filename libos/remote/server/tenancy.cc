@@ -227,4 +227,23 @@ uint32_t Tenancy::Expire(uint64_t now_ns) {
   return expired;
 }
 
+std::vector<TenantFigures> Tenancy::Figures(uint64_t now_ns) const {
+  std::unordered_map<std::string_view, TenantFigures> by_name;
+  for (const auto& [id, client] : clients_) {
+    if (client->slabs.empty()) continue;
+    const uint64_t silent_ns = now_ns - std::min(now_ns, client->heard_ns);
+    const uint64_t left_ms =
+        (options_.lease_ns - std::min(options_.lease_ns, silent_ns)) / 1'000'000;
+    TenantFigures& figures = by_name[client->tenant];
+    figures.lease_left_ms =
+        figures.clients == 0 ? left_ms : std::min(figures.lease_left_ms, left_ms);
+    figures.name = client->tenant;
+    figures.clients += 1;
+    figures.slabs += client->slabs.size();
+  }
+  std::vector<TenantFigures> all;
+  for (auto& [name, figures] : by_name) all.push_back(std::move(figures));
+  return all;
+}
+
 }  // namespace spiritos

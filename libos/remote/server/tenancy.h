@@ -20,6 +20,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "libos/remote/server/slab_store.h"
 #include "libos/remote/wire.h"
@@ -46,6 +47,14 @@ struct Client {
   uint64_t answered = 0;
   FrameHeader answer;
   std::unordered_set<uint64_t> slabs;
+};
+
+// What a tenant has, for operators.
+struct TenantFigures {
+  std::string name;
+  uint64_t clients = 0;  // With slabs: each holds a lease.
+  uint64_t slabs = 0;
+  uint64_t lease_left_ms = 0;  // Of the client that is silent for the longest.
 };
 
 class Tenancy {
@@ -90,6 +99,8 @@ class Tenancy {
   // Takes the slabs of clients whose lease is over; how many clients.
   uint32_t Expire(uint64_t now_ns);
 
+  // Of the tenants that have slabs, in no order.
+  std::vector<TenantFigures> Figures(uint64_t now_ns) const;
   // Slabs that nobody rents; some may still have to be cleared.
   uint64_t soon() const { return store_.free(); }
   const Options& options() const { return options_; }
