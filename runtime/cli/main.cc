@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "runtime/cli/memd.h"
+#include "runtime/cli/stat.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Far memory for ordinary programs.");
@@ -10,6 +11,7 @@ int main(int argc, char** argv) {
   app.set_help_all_flag("--help-all", "Help for every subcommand");
   int status = 0;
   spiritos::cli::AddMemd(app, &status);
+  spiritos::cli::AddStat(app, &status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

@@ -4,16 +4,20 @@
 
 #include <fmt/core.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdio>
+#include <memory>
 #include <string>
-#include <string_view>
 
 #include "libos/base/status.h"
 #include "libos/options_env.h"
 #include "libos/remote/server/server.h"
+#include "runtime/cli/config_file.h"
+#include "runtime/cli/host_port.h"
+#include "runtime/cli/metrics_endpoint.h"
+#include "runtime/cli/service_manager.h"
 
 namespace spiritos::cli {
 namespace {
@@ -23,73 +27,98 @@ MemoryServer* running = nullptr;  // For the signal handler.
 void OnStopSignal(int) { running->Stop(); }
 
 struct MemdFlags {
-  std::string memory = "1G";
-  std::string unix_path;
-  std::string tcp;
-  std::string host;
-  double lease_s = 60;
-  uint64_t quota_slabs = 0;
-  bool no_lock = false;
+  std::string config;
+  HostPort tcp;
+  HostPort metrics;
+  ServerOptions server;
 };
 
-// "host:port", "[v6]:port" or "port".
-absl::Status ParseListen(const std::string& text, ServerOptions* options) {
-  const size_t colon = text.rfind(':');
-  const std::string port = colon == text.npos ? text : text.substr(colon + 1);
-  int number = -1;
-  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
-  if (error != std::errc() || end != port.data() + port.size() || number < 0 || number > 65535) {
-    return InvalidArgument("\"{}\" is no port, in --tcp {}", port, text);
-  }
-  options->tcp_port = number;
-  if (colon == text.npos) return absl::OkStatus();
-  options->tcp_host = text.substr(0, colon);
-  if (options->tcp_host.starts_with('[') && options->tcp_host.ends_with(']')) {
-    options->tcp_host = options->tcp_host.substr(1, options->tcp_host.size() - 2);
-  }
-  return absl::OkStatus();
-}
-
-bool IsLoopback(std::string_view host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+// An option whose text `parse` turns into `*to`, or says what is wrong with it.
+template <typename T>
+CLI::Option* AddParsed(CLI::App& app, const std::string& name,
+                       absl::StatusOr<T> (*parse)(std::string_view), T* to,
+                       const std::string& help) {
+  const auto set = [name, parse, to](const std::string& text) {
+    auto parsed = parse(text);
+    if (!parsed.ok()) throw CLI::ValidationError(name, std::string(parsed.status().message()));
+    *to = *std::move(parsed);
+  };
+  return app.add_option_function<std::string>(name, set, help);
 }
 
 absl::StatusOr<ServerOptions> OptionsOf(const MemdFlags& flags) {
-  ServerOptions options;
-  SPIRITOS_ASSIGN_OR_RETURN(options.memory, ParseBytes(flags.memory));
-  options.unix_path = flags.unix_path;
-  if (!flags.tcp.empty()) SPIRITOS_RETURN_IF_ERROR(ParseListen(flags.tcp, &options));
-  if (options.tcp_port >= 0 && !IsLoopback(options.tcp_host)) {
+  ServerOptions options = flags.server;
+  options.tcp_host = flags.tcp.host;
+  options.tcp_port = flags.tcp.port;
+  if (options.tcp_port >= 0 && !flags.tcp.loopback()) {
     return InvalidArgument(
         "{} is not this machine alone, and nobody who connects would have to prove who they are: "
         "listen on 127.0.0.1 (--tcp)",
         options.tcp_host);
   }
-  options.lease_ms = static_cast<uint64_t>(flags.lease_s * 1000);
-  options.slab_quota = flags.quota_slabs;
-  options.host = flags.host;
-  options.lock_memory = !flags.no_lock;
   return options;
 }
 
-absl::Status Serve(const MemdFlags& flags) {
-  SPIRITOS_ASSIGN_OR_RETURN(const ServerOptions options, OptionsOf(flags));
-  SPIRITOS_ASSIGN_OR_RETURN(const std::unique_ptr<MemoryServer> server,
-                            MemoryServer::Create(options));
-  running = server.get();
+// Every slab is a file and every connection a socket: as many as the hard limit allows.
+absl::Status RaiseDescriptorLimit(const ServerOptions& options) {
+  constexpr rlim_t kForConnections = 256;
+  const rlim_t wanted = options.memory.raw() / kSlabSize + kForConnections;
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_max < wanted) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} open files are too few for {} slabs and {} connections: raise the hard limit, by "
+        "LimitNOFILE={} in the unit, or ulimit -Hn (--memory)",
+        limit.rlim_max, wanted - kForConnections, kForConnections, wanted));
+  }
+  limit.rlim_cur = limit.rlim_max;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? absl::OkStatus()
+                                               : ErrnoStatus(errno, "raising RLIMIT_NOFILE");
+}
+
+void StopOnSignals(MemoryServer& server) {
+  running = &server;
   struct sigaction action {};
   action.sa_handler = OnStopSignal;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
+}
+
+// What a server has and where: for people, and for programs that start one.
+std::string Describe(const ServerOptions& options, const MemoryServer& server,
+                     const MetricsEndpoint* metrics) {
   std::string places;
   if (!options.unix_path.empty()) places += " shm://" + options.unix_path;
-  if (server->tcp_port() >= 0) {
-    places += fmt::format(" tcp://{}:{}", options.tcp_host, server->tcp_port());
+  if (server.tcp_port() >= 0) {
+    places += fmt::format(" tcp://{}", HostPort{options.tcp_host, server.tcp_port()}.ToString());
   }
-  fmt::print("ready: {} slabs of 64 MiB{} at{}\n", server->slabs(),
-             server->store().locked() ? ", locked in memory" : "", places);
+  if (metrics != nullptr) {
+    places += fmt::format(", metrics at http://{}/metrics", metrics->place().ToString());
+  }
+  const std::string restored =
+      server.restored() == 0 ? "" : fmt::format(", {} restored", server.restored());
+  return fmt::format("{} slabs of 64 MiB{}{} at{}", server.slabs(), restored,
+                     server.store().locked() ? ", locked in memory" : "", places);
+}
+
+absl::Status Serve(const MemdFlags& flags) {
+  SPIRITOS_ASSIGN_OR_RETURN(ServerOptions options, OptionsOf(flags));
+  SPIRITOS_RETURN_IF_ERROR(RaiseDescriptorLimit(options));
+  Watchdog watchdog;
+  options.on_review = [&watchdog] { watchdog.Pat(); };
+  SPIRITOS_ASSIGN_OR_RETURN(const std::unique_ptr<MemoryServer> server,
+                            MemoryServer::Create(options));
+  std::unique_ptr<MetricsEndpoint> metrics;
+  if (flags.metrics.port >= 0) {
+    SPIRITOS_ASSIGN_OR_RETURN(metrics, MetricsEndpoint::Create(flags.metrics, *server));
+  }
+  StopOnSignals(*server);
+  const std::string description = Describe(options, *server, metrics.get());
+  fmt::print("ready: {}\n", description);
   std::fflush(stdout);
+  NotifyReady(description);
   server->Run();
+  NotifyStopping();
   return absl::OkStatus();
 }
 
@@ -97,20 +126,44 @@ absl::Status Serve(const MemdFlags& flags) {
 
 void AddMemd(CLI::App& app, int* status) {
   auto flags = std::make_shared<MemdFlags>();
+  ServerOptions& server = flags->server;
   CLI::App* const memd = app.add_subcommand("memd", "Serve this machine's memory to others.");
-  memd->add_option("--memory", flags->memory, "memory to serve, taken at once")
-      ->capture_default_str();
-  memd->add_option("--unix", flags->unix_path, "socket for programs of this machine");
-  memd->add_option("--tcp", flags->tcp, "address and port to listen on; port 0 picks one");
-  memd->add_option("--host", flags->host,
+  memd->add_option("--config", flags->config,
+                   "TOML file of these options, without their dashes; the command line wins");
+  AddParsed(*memd, "--memory", ParseBytes, &server.memory, "memory to serve, taken at once")
+      ->type_name("SIZE")
+      ->default_str("1G");
+  memd->add_option("--unix", server.unix_path, "socket for programs of this machine")
+      ->type_name("PATH");
+  AddParsed(*memd, "--tcp", HostPort::Parse, &flags->tcp,
+            "address and port to listen on; port 0 picks one")
+      ->type_name("[HOST:]PORT");
+  memd->add_option("--host", server.host,
                    "name of what fails as one, if not the machine; copies of a page are on "
-                   "different hosts");
-  memd->add_option("--lease", flags->lease_s, "seconds that a silent program keeps its memory for")
+                   "different hosts")
+      ->type_name("NAME");
+  memd->add_option("--state", server.state_path,
+                   "folder in a tmpfs where slabs outlive a restart; not with --unix")
+      ->type_name("DIR");
+  AddParsed(*memd, "--metrics", HostPort::Parse, &flags->metrics,
+            "address and port for OpenMetrics over HTTP, and for `spiritos stat`")
+      ->type_name("[HOST:]PORT");
+  const auto set_lease = [&server](const double& seconds) {
+    server.lease_ms = static_cast<uint64_t>(seconds * 1000);
+  };
+  memd->add_option_function<double>("--lease", set_lease,
+                                    "how long a silent program keeps its memory")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(1.0, 4e6))
+      ->default_str("60");
+  memd->add_option("--quota", server.slab_quota, "slabs of 64 MiB one tenant may have; 0 = all")
       ->capture_default_str();
-  memd->add_option("--quota", flags->quota_slabs, "slabs of 64 MiB one tenant may have; 0 = all");
-  memd->add_flag("--no-lock", flags->no_lock, "do not lock the memory");
-  memd->callback([flags, status] {
-    const absl::Status served = Serve(*flags);
+  const auto set_lock = [&server](int64_t count) { server.lock_memory = count <= 0; };
+  memd->add_flag_function("--no-lock", set_lock, "do not lock the memory");
+  memd->callback([flags, memd, status] {
+    absl::Status served =
+        flags->config.empty() ? absl::OkStatus() : ApplyConfigFile(flags->config, *memd);
+    if (served.ok()) served = Serve(*flags);
     if (served.ok()) return;
     fmt::print(stderr, "spiritos memd: {}\n", std::string(served.message()));
     *status = 1;

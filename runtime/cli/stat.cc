@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table, once or again and again.
+#include "runtime/cli/stat.h"
+
+#include <fmt/core.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "libos/base/clock.h"
+#include "libos/base/fd.h"
+#include "libos/base/status.h"
+#include "runtime/cli/host_port.h"
+#include "runtime/cli/metrics_reader.h"
+
+namespace spiritos::cli {
+namespace {
+
+constexpr uint64_t kSecondNs = 1'000'000'000;
+constexpr uint64_t kPatienceNs = 5 * kSecondNs;
+constexpr std::string_view kPrefix = "spiritos_memd_";
+constexpr std::string_view kTotal = "_total";
+
+struct StatFlags {
+  HostPort metrics;
+  double watch_s = 0;
+};
+
+// What a server told at one moment.
+struct Snapshot {
+  uint64_t at_ns = 0;
+  std::map<std::string, double> counters;
+  std::map<std::string, double> gauges;
+  std::map<std::string, std::map<std::string, double>> tenants;
+};
+
+absl::StatusOr<Snapshot> Take(const HostPort& place) {
+  Snapshot snapshot;
+  SPIRITOS_ASSIGN_OR_RETURN(const std::vector<MetricSample> samples,
+                            FetchMetrics(place, NowNs() + kPatienceNs));
+  snapshot.at_ns = NowNs();
+  for (const MetricSample& sample : samples) {
+    if (!sample.name.starts_with(kPrefix)) continue;
+    const std::string name = sample.name.substr(kPrefix.size());
+    if (!sample.tenant.empty()) {
+      snapshot.tenants[sample.tenant][name] = sample.value;
+    } else if (name.ends_with(kTotal)) {
+      snapshot.counters[name.substr(0, name.size() - kTotal.size())] = sample.value;
+    } else {
+      snapshot.gauges[name] = sample.value;
+    }
+  }
+  if (snapshot.gauges.empty()) {
+    return absl::UnavailableError(
+        fmt::format("{} is no memory server (--metrics)", place.ToString()));
+  }
+  return snapshot;
+}
+
+// What happened each second since `before`, or nothing to say the first time.
+std::string Rate(const Snapshot* before, const Snapshot& now, const std::string& counter) {
+  if (before == nullptr) return "";
+  const auto at = before->counters.find(counter);
+  const double past = at == before->counters.end() ? 0 : at->second;
+  const double seconds = static_cast<double>(now.at_ns - before->at_ns) / kSecondNs;
+  const double change = now.counters.at(counter) - past;
+  return change < 0 ? "restarted" : fmt::format("{:.1f}", change / seconds);
+}
+
+void Print(const Snapshot* before, Snapshot& now) {
+  auto& gauges = now.gauges;
+  fmt::print("slabs of 64 MiB: {} rented, {} free, {} in all; {} ready, {} found again\n",
+             gauges["slabs_rented"], gauges["slabs_free"], gauges["slabs"], gauges["slabs_ready"],
+             gauges["slabs_restored"]);
+  fmt::print("clients: {}, over {} connections\n", gauges["clients"], gauges["open_connections"]);
+  fmt::print("\n{:<20} {:>16} {:>12}\n", "", "in all", before == nullptr ? "" : "a second");
+  for (const auto& [name, value] : now.counters) {
+    if (value != 0) {
+      fmt::print("{:<20} {:>16.0f} {:>12}\n", name, value, Rate(before, now, name));
+    }
+  }
+  if (!now.tenants.empty()) {
+    fmt::print("\n{:<32} {:>8} {:>8} {:>14}\n", "tenant", "slabs", "leases", "lease left, s");
+  }
+  for (auto& [name, figures] : now.tenants) {
+    fmt::print("{:<32} {:>8} {:>8} {:>14.1f}\n", name, figures["tenant_slabs"],
+               figures["tenant_leases"], figures["tenant_lease_left_seconds"]);
+  }
+  std::fflush(stdout);
+}
+
+absl::Status Show(const StatFlags& flags) {
+  SPIRITOS_ASSIGN_OR_RETURN(Snapshot now, Take(flags.metrics));
+  Print(nullptr, now);
+  if (flags.watch_s == 0) return absl::OkStatus();
+  const UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  const auto period_ns = static_cast<uint64_t>(flags.watch_s * kSecondNs);
+  const timespec period{static_cast<time_t>(period_ns / kSecondNs),
+                        static_cast<long>(period_ns % kSecondNs)};
+  const itimerspec times{period, period};
+  if (!timer.valid() || timerfd_settime(timer.get(), 0, &times, nullptr) != 0) {
+    return ErrnoStatus(errno, "starting a timer (--watch)");
+  }
+  while (true) {
+    uint64_t ticks;
+    if (read(timer.get(), &ticks, sizeof(ticks)) != static_cast<ssize_t>(sizeof(ticks))) continue;
+    Snapshot before = std::move(now);
+    SPIRITOS_ASSIGN_OR_RETURN(now, Take(flags.metrics));
+    fmt::print("{}", isatty(STDOUT_FILENO) != 0 ? "\x1b[H\x1b[J" : "\n");
+    Print(&before, now);
+  }
+}
+
+}  // namespace
+
+void AddStat(CLI::App& app, int* status) {
+  auto flags = std::make_shared<StatFlags>();
+  CLI::App* const stat = app.add_subcommand("stat", "Show what a memory server does.");
+  const auto set_place = [flags](const std::string& text) {
+    absl::StatusOr<HostPort> place = HostPort::Parse(text);
+    if (!place.ok()) {
+      throw CLI::ValidationError("--metrics", std::string(place.status().message()));
+    }
+    flags->metrics = *std::move(place);
+  };
+  stat->add_option_function<std::string>("--metrics", set_place,
+                                         "where `spiritos memd --metrics` listens")
+      ->type_name("[HOST:]PORT")
+      ->required();
+  stat->add_option("--watch", flags->watch_s, "show it again each so many seconds, with rates")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.1, 86400.0));
+  stat->callback([flags, status] {
+    const absl::Status shown = Show(*flags);
+    if (shown.ok()) return;
+    fmt::print(stderr, "spiritos stat: {}\n", std::string(shown.message()));
+    *status = 1;
+  });
+}
+
+}  // namespace spiritos::cli

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// `spiritos stat`: what a memory server does, as a table.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace spiritos::cli {
+
+// Adds the subcommand; running it sets `*status`, the program's exit status.
+void AddStat(CLI::App& app, int* status);
+
+}  // namespace spiritos::cli
