@@ -2,6 +2,7 @@
 // spiritos: the one program. A subcommand for each daemon and tool.
 #include <CLI/CLI.hpp>
 
+#include "runtime/cli/doctor.h"
 #include "runtime/cli/memd.h"
 #include "runtime/cli/stat.h"
 
@@ -12,6 +13,7 @@ int main(int argc, char** argv) {
   int status = 0;
   spiritos::cli::AddMemd(app, &status);
   spiritos::cli::AddStat(app, &status);
+  spiritos::cli::AddDoctor(app, &status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }
