@@ -359,11 +359,15 @@ std::vector<TenantFigures> MemoryServer::tenants() const {
 }
 
 void MemoryServer::RefillLoop() {
+  bool failed = false;
   while (!stopping_.load()) {
     const uint32_t seen = refill_wanted_.load();
-    if (const absl::Status status = store_.Refill(); !status.ok()) {
+    const absl::Status status = store_.Refill();
+    // It is tried at every review, and said once.
+    if (!status.ok() && !failed) {
       LogWarning(fmt::format("making slabs ready: {}", status.ToString()));
     }
+    failed = !status.ok();
     FutexWait(refill_wanted_, seen);
   }
 }
