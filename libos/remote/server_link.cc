@@ -17,7 +17,7 @@ ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string 
     : address_(std::move(address)),
       client_(client),
       tenant_(std::move(tenant)),
-      lanes_{ServerLane(sink), ServerLane(sink), ServerLane(sink)} {}
+      lanes_{TcpLane(sink), TcpLane(sink), TcpLane(sink)} {}
 
 bool ServerLink::needs_connecting() const {
   if (state_ == State::kLost || !control_.valid()) return true;
@@ -132,7 +132,7 @@ absl::StatusOr<UniqueFd> ServerLink::OpenSpare(Lane lane, uint64_t deadline_ns, 
 void ServerLink::Lose() {
   state_ = State::kLost;
   control_.Reset();
-  for (ServerLane& lane : lanes_) lane.Fail(WireStatus::kUnreachable);
+  for (TcpLane& lane : lanes_) lane.Fail(WireStatus::kUnreachable);
   lane_made_.fill(false);
 }
 

@@ -25,7 +25,7 @@
 #include "libos/base/fd.h"
 #include "libos/remote/dial.h"
 #include "libos/remote/remote_backend.h"
-#include "libos/remote/server_lane.h"
+#include "libos/remote/tcp_lane.h"
 #include "libos/remote/wire.h"
 
 namespace spiritos {
@@ -83,7 +83,7 @@ class ServerLink {
   UniqueFd control_;
   uint64_t next_question_ = 1;
   std::optional<FrameHeader> unanswered_;
-  std::array<ServerLane, kLanes> lanes_;
+  std::array<TcpLane, kLanes> lanes_;
   std::array<bool, kLanes> lane_made_{};
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A lane's queue, and who moves its bytes.
-#include "libos/remote/server_lane.h"
+// A lane's queue, and who moves its bytes over TCP.
+#include "libos/remote/tcp_lane.h"
 
 #include <poll.h>
 #include <sched.h>
@@ -64,13 +64,13 @@ class Gather {
 
 }  // namespace
 
-void ServerLane::Connect(UniqueFd socket, uint16_t version) {
+void TcpLane::Connect(UniqueFd socket, uint16_t version) {
   while (!TryConnect(socket, version)) sched_yield();  // They are on their way out.
   Send();
   WakeSleepers();
 }
 
-bool ServerLane::TryConnect(UniqueFd& socket, uint16_t version) {
+bool TcpLane::TryConnect(UniqueFd& socket, uint16_t version) {
   LockGuard guard(lock_);
   if (sending_ || receiving_) return false;
   socket_ = std::move(socket);
@@ -82,7 +82,7 @@ bool ServerLane::TryConnect(UniqueFd& socket, uint16_t version) {
   return true;
 }
 
-IoResult ServerLane::Submit(LaneRequest& request) noexcept {
+IoResult TcpLane::Submit(LaneRequest& request) noexcept {
   {
     LockGuard guard(lock_);
     if (state_.load(std::memory_order_relaxed) == State::kFailed) return IoResult::kPeerGone;
@@ -111,7 +111,7 @@ IoResult ServerLane::Submit(LaneRequest& request) noexcept {
   return IoResult::kOk;
 }
 
-void ServerLane::Send() noexcept {
+void TcpLane::Send() noexcept {
   const int saved_errno = errno;
   std::array<iovec, kSendParts> parts;
   while (true) {
@@ -141,7 +141,7 @@ void ServerLane::Send() noexcept {
   errno = saved_errno;
 }
 
-uint32_t ServerLane::GatherLocked(iovec* parts) noexcept {
+uint32_t TcpLane::GatherLocked(iovec* parts) noexcept {
   Gather gather(parts, sent_bytes_);
   for (uint32_t i = sent_; i < count_ && gather.count() + 3 <= kSendParts; ++i) {
     Slot& slot = At(i);
@@ -154,7 +154,7 @@ uint32_t ServerLane::GatherLocked(iovec* parts) noexcept {
   return gather.count();
 }
 
-void ServerLane::AdvanceSentLocked(size_t bytes) noexcept {
+void TcpLane::AdvanceSentLocked(size_t bytes) noexcept {
   sent_bytes_ += bytes;
   while (sent_ < count_ && sent_bytes_ >= MessageBytes(*At(sent_).request)) {
     sent_bytes_ -= MessageBytes(*At(sent_).request);
@@ -162,14 +162,14 @@ void ServerLane::AdvanceSentLocked(size_t bytes) noexcept {
   }
 }
 
-bool ServerLane::TryLead() noexcept {
+bool TcpLane::TryLead() noexcept {
   LockGuard guard(lock_);
   if (receiving_ || state_.load(std::memory_order_relaxed) != State::kUp) return false;
   receiving_ = true;
   return true;
 }
 
-void ServerLane::Leave() noexcept {
+void TcpLane::Leave() noexcept {
   {
     LockGuard guard(lock_);
     receiving_ = false;
@@ -177,7 +177,7 @@ void ServerLane::Leave() noexcept {
   WakeSleepers();
 }
 
-uint32_t ServerLane::PlaceReplies(iovec* parts) noexcept {
+uint32_t TcpLane::PlaceReplies(iovec* parts) noexcept {
   LockGuard guard(lock_);
   Gather gather(parts, received_);
   for (uint32_t i = 0; i < std::min(sent_, kReceiveReplies); ++i) {
@@ -188,7 +188,7 @@ uint32_t ServerLane::PlaceReplies(iovec* parts) noexcept {
   return gather.count();
 }
 
-bool ServerLane::Receive() noexcept {
+bool TcpLane::Receive() noexcept {
   bool finished = false;
   std::array<iovec, 2 * kReceiveReplies> parts;
   while (true) {
@@ -216,7 +216,7 @@ bool ServerLane::Receive() noexcept {
   }
 }
 
-bool ServerLane::TakeReplies(size_t bytes) noexcept {
+bool TcpLane::TakeReplies(size_t bytes) noexcept {
   received_ += bytes;
   uint32_t taken = 0;
   while (true) {
@@ -252,7 +252,7 @@ bool ServerLane::TakeReplies(size_t bytes) noexcept {
   return true;
 }
 
-bool ServerLane::Poll() noexcept {
+bool TcpLane::Poll() noexcept {
   Send();
   if (oldest_ns_.load(std::memory_order_relaxed) == 0 || !TryLead()) return false;
   const int saved_errno = errno;
@@ -262,7 +262,7 @@ bool ServerLane::Poll() noexcept {
   return finished;
 }
 
-bool ServerLane::Spin(absl::FunctionRef<bool()> ready) noexcept {
+bool TcpLane::Spin(absl::FunctionRef<bool()> ready) noexcept {
   const uint32_t credit = spin_credit_.load(std::memory_order_relaxed);
   const bool probe = waits_.fetch_add(1, std::memory_order_relaxed) % kSpinProbe == 0;
   if (UsableCores() < 2 || (credit == 0 && !probe)) return ready();
@@ -280,7 +280,7 @@ bool ServerLane::Spin(absl::FunctionRef<bool()> ready) noexcept {
   return false;
 }
 
-bool ServerLane::Wait(absl::FunctionRef<bool()> ready, uint64_t deadline_ns) noexcept {
+bool TcpLane::Wait(absl::FunctionRef<bool()> ready, uint64_t deadline_ns) noexcept {
   if (Spin(ready)) return true;
   const int saved_errno = errno;
   while (!ready()) {
@@ -314,13 +314,13 @@ bool ServerLane::Wait(absl::FunctionRef<bool()> ready, uint64_t deadline_ns) noe
   return ready();
 }
 
-void ServerLane::Break() noexcept {
+void TcpLane::Break() noexcept {
   State up = State::kUp;
   if (!state_.compare_exchange_strong(up, State::kBroken, std::memory_order_acq_rel)) return;
   shutdown(socket_.get(), SHUT_RDWR);  // Whoever sleeps on it returns.
 }
 
-void ServerLane::Fail(WireStatus result) {
+void TcpLane::Fail(WireStatus result) {
   Break();
   while (true) {
     LaneRequest* request;
@@ -347,7 +347,7 @@ void ServerLane::Fail(WireStatus result) {
   WakeSleepers();
 }
 
-void ServerLane::WakeSleepers() noexcept {
+void TcpLane::WakeSleepers() noexcept {
   turn_.fetch_add(1, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) != 0) FutexWake(turn_, INT32_MAX);
 }
