@@ -64,6 +64,12 @@ bool KnownOp(uint8_t op, uint16_t version) {
   return version >= 2 || (known != WireOp::kShare && known != WireOp::kAdopt);
 }
 
+uint8_t KnownFlags(WireOp op, uint16_t version) {
+  const bool has_slab = op == WireOp::kPlace || op == WireOp::kAdopt;
+  return WireFlags::kReply | WireFlags::kTrailers |
+         (version >= 3 && has_slab ? WireFlags::kExpose : 0);
+}
+
 // The one length of payload that goes with the header's other fields.
 uint64_t PayloadOf(const FrameHeader& header) {
   const uint64_t pages = header.pages;
@@ -139,8 +145,9 @@ FrameError DecodeFrame(const FrameBytes& bytes, FrameHeader* header) noexcept {
     return FrameError::kVersion;
   }
   if (!KnownOp(op, header->version)) return FrameError::kOp;
-  constexpr uint8_t kKnownFlags = WireFlags::kReply | WireFlags::kTrailers;
-  if ((header->flags & ~kKnownFlags) != 0 || reserved != 0) return FrameError::kFlags;
+  if ((header->flags & ~KnownFlags(header->op, header->version)) != 0 || reserved != 0) {
+    return FrameError::kFlags;
+  }
   if (header->pages > kMaxWirePages || header->payload != PayloadOf(*header)) {
     return FrameError::kLength;
   }

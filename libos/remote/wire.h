@@ -20,7 +20,8 @@
 //   Hello    HelloBody                    WelcomeBody; the first frame of a connection
 //   Place    -                            -; `slab` and `epoch` name the new slab. Over a
 //                                         Unix socket its memory comes along (SCM_RIGHTS).
-//                                         Without space: `argument` slabs are being cleared
+//                                         Without space: `argument` slabs are being cleared.
+//                                         With kExpose `argument` is the slab's remote key
 //   Release  -                            -; one reference less, the last frees the slab
 //   Share    -                            -; one reference more
 //   Read     -                            `pages` trailers with kTrailers, and the pages; as
@@ -47,8 +48,9 @@
 namespace spiritos {
 
 inline constexpr uint32_t kWireMagic = 0x314D5053;  // "SPM1".
-// Versions served: the newest, and one before it, which knows neither Share nor Adopt.
-inline constexpr uint16_t kWireVersion = 2;
+// Versions served: the newest, 2, which does not know kExpose, and 1, which knows neither
+// Share nor Adopt.
+inline constexpr uint16_t kWireVersion = 3;
 inline constexpr uint16_t kOldestWireVersion = 1;
 // Pages of one Read, Write or Forget.
 // 64 hold a lane for some 0.1 ms on a fast network.
@@ -85,6 +87,7 @@ std::string_view WireStatusName(WireStatus status) noexcept;
 struct WireFlags {
   static constexpr uint8_t kReply = 1;
   static constexpr uint8_t kTrailers = 2;  // Read: with trailers.
+  static constexpr uint8_t kExpose = 4;    // Place, Adopt: for the client's queue pairs too.
 };
 
 // What a server keeps about a page beside it. A write with an older version than

@@ -297,6 +297,15 @@ WireStatus ServerSession::Decide(const FrameHeader& request, FrameHeader* answer
       if (status != WireStatus::kOk) return status;
       answer->slab = slab->id;
       answer->epoch = slab->epoch;
+      if ((request.flags & WireFlags::kExpose) != 0) {
+        uint32_t key = 0;
+        const WireStatus exposed = tenancy_.Expose(client_, *slab, &key);
+        if (exposed != WireStatus::kOk) {
+          tenancy_.Release(client_, slab->id);
+          return exposed;
+        }
+        answer->argument = key;
+      }
       counters_.Add(ServerCounter::kSlabsPlaced);
       return status;
     }

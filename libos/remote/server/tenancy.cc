@@ -161,6 +161,10 @@ WireStatus Tenancy::Adopt(Client& client, UniqueFd file, RentedSlab** adopted) {
   return WireStatus::kOk;
 }
 
+WireStatus Tenancy::Expose(Client& client, RentedSlab& slab, uint32_t* key) {
+  return exposer_ == nullptr ? WireStatus::kNotPermitted : exposer_->Expose(client, slab, key);
+}
+
 WireStatus Tenancy::Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found) {
   // One answer for the slabs of others and for none: ids say nothing.
   if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
@@ -205,6 +209,7 @@ void Tenancy::Drop(RentedSlab& slab) {
     store_.state()->directory().Write(slab.memory.number(), returned);
   }
   slab.released = true;
+  slab.access.reset();  // Its client may still have transfers under way.
   if (slab.holds != 0) return;
   SlabMemory memory = std::move(slab.memory);
   slabs_.erase(slab.id);

@@ -22,6 +22,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "libos/remote/server/remote_access.h"
 #include "libos/remote/server/slab_store.h"
 #include "libos/remote/wire.h"
 
@@ -34,6 +35,7 @@ struct RentedSlab {
   uint32_t holds = 0;     // Frames that read or write its memory now.
   bool released = false;  // Kept for the holds alone.
   SlabMemory memory;
+  std::unique_ptr<RemoteAccess> access;  // To the memory; null for most.
 };
 
 struct Client {
@@ -47,6 +49,7 @@ struct Client {
   uint64_t answered = 0;
   FrameHeader answer;
   std::unordered_set<uint64_t> slabs;
+  std::unique_ptr<RemoteAccess> access;  // Its slabs' end before it.
 };
 
 // What a tenant has, for operators.
@@ -83,6 +86,9 @@ class Tenancy {
   WireStatus Place(Client& client, RentedSlab** placed);
   // Takes over a slab that the client kept when its server went.
   WireStatus Adopt(Client& client, UniqueFd file, RentedSlab** adopted);
+  // Gives the client's queue pairs access to its slab.
+  WireStatus Expose(Client& client, RentedSlab& slab, uint32_t* key);
+  void set_exposer(SlabExposer* exposer) { exposer_ = exposer; }
   // The client's slab, if it is one and `epoch` is not fenced off.
   WireStatus Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found);
   WireStatus Share(Client& client, uint64_t slab);
@@ -117,12 +123,13 @@ class Tenancy {
 
   SlabStore& store_;
   const Options options_;
+  SlabExposer* exposer_ = nullptr;  // Null where slabs are reached through sessions alone.
   uint64_t next_slab_;
-  std::unordered_map<uint64_t, std::unique_ptr<RentedSlab>> slabs_;
   struct IdHash {
     size_t operator()(const WireId& id) const noexcept;
   };
   std::unordered_map<WireId, std::unique_ptr<Client>, IdHash> clients_;
+  std::unordered_map<uint64_t, std::unique_ptr<RentedSlab>> slabs_;
   std::unordered_map<std::string, uint64_t> tenant_slabs_;  // No zeroes.
 };
 

@@ -55,7 +55,7 @@ TEST_CASE("a frame decodes to what was encoded", "[remote][wire]") {
 TEST_CASE("a header's bytes are where the table in wire.h puts them", "[remote][wire]") {
   FrameBytes bytes;
   EncodeFrame(SomeWrite(), &bytes);
-  CHECK(std::memcmp(bytes.data(), "SPM1\x02\x00\x06\x00", 8) == 0);
+  CHECK(std::memcmp(bytes.data(), "SPM1\x03\x00\x06\x00", 8) == 0);
   CHECK(bytes[16] == std::byte{0x88});  // Little-endian.
   CHECK(bytes[23] == std::byte{0x11});
   CHECK(bytes[24] == std::byte{99});
@@ -74,6 +74,13 @@ TEST_CASE("every flipped bit of a header is noticed", "[remote][wire]") {
     bytes[bit / 8] ^= std::byte{1} << (bit % 8);
   }
   CHECK(noticed == 512);
+}
+
+void MakeExposing(FrameHeader& header, uint16_t version, WireOp op) {
+  header.version = version;
+  header.op = op;
+  header.flags = WireFlags::kExpose;
+  header.pages = header.payload = 0;
 }
 
 TEST_CASE("a header that contradicts itself is refused by what is wrong", "[remote][wire]") {
@@ -100,6 +107,11 @@ TEST_CASE("a header that contradicts itself is refused by what is wrong", "[remo
           h.op = WireOp::kShare;
           h.payload = 0;
         }) == FrameError::kOp);
+  // Queue pairs' access is asked for with a slab, of a server that knows of it.
+  CHECK(refused([](FrameHeader& h) { MakeExposing(h, 2, WireOp::kPlace); }) == FrameError::kFlags);
+  CHECK(refused([](FrameHeader& h) { MakeExposing(h, 3, WireOp::kRelease); }) ==
+        FrameError::kFlags);
+  CHECK(refused([](FrameHeader& h) { MakeExposing(h, 3, WireOp::kPlace); }) == FrameError::kNone);
 }
 
 TEST_CASE("a greeting decodes to what was encoded", "[remote][wire]") {

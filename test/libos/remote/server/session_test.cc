@@ -432,5 +432,73 @@ TEST_CASE("an id belongs to the tenant that came with it first", "[remote][serve
   CHECK(books.tenancy.FindByToken(client.id, wrong) == nullptr);
 }
 
+// Access that says whether it is still there.
+struct CountedAccess final : RemoteAccess {
+  explicit CountedAccess(int* alive) : alive_(alive) { ++*alive_; }
+  ~CountedAccess() override { --*alive_; }
+  int* alive_;
+};
+struct CountingExposer final : SlabExposer {
+  WireStatus Expose(Client&, RentedSlab& slab, uint32_t* key) override {
+    if (refuses) return WireStatus::kNoSpace;
+    slab.access = std::make_unique<CountedAccess>(&alive);
+    *key = 0xABCD0000u + static_cast<uint32_t>(alive);
+    return WireStatus::kOk;
+  }
+  int alive = 0;
+  bool refuses = false;
+};
+
+TEST_CASE("a slab placed for queue pairs comes with its key, and access ends before it",
+          "[remote][server]") {
+  CountingExposer exposer;
+  Books books(3);
+  books.tenancy.set_exposer(&exposer);
+  Peer peer(books, books.Enter(1));
+  FrameHeader place = Request(WireOp::kPlace, 0);
+  place.flags = WireFlags::kExpose;
+  const FrameHeader placed = peer.Ask(place);
+  REQUIRE(placed.status == WireStatus::kOk);
+  CHECK(placed.argument == 0xABCD0001);
+  CHECK(peer.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kOk);  // An ordinary one.
+  CHECK(exposer.alive == 1);
+
+  // A reply that is not taken yet holds the memory, not the access to it.
+  REQUIRE(peer.Feed(Peer::Bytes(Request(WireOp::kRead, placed.slab, 0, 1))));
+  REQUIRE(peer.Feed(Peer::Bytes(Request(WireOp::kRelease, placed.slab))));
+  CHECK(exposer.alive == 0);
+  CHECK(books.store.rented() == 2);
+}
+
+TEST_CASE("a slab that queue pairs cannot be let at is not placed", "[remote][server]") {
+  CountingExposer exposer;
+  exposer.refuses = true;
+  Books books(1);
+  Peer peer(books, books.Enter(1));
+  FrameHeader place = Request(WireOp::kPlace, 0);
+  place.flags = WireFlags::kExpose;
+  CHECK(peer.Ask(place).status == WireStatus::kNotPermitted);  // No queue pairs here.
+  CHECK(books.store.rented() == 0);
+  books.tenancy.set_exposer(&exposer);
+  CHECK(peer.Ask(place).status == WireStatus::kNoSpace);
+  CHECK(books.store.rented() == 0);
+}
+
+TEST_CASE("access to the slabs of a client whose lease is over ends with them",
+          "[remote][server]") {
+  CountingExposer exposer;
+  Books books(1);
+  books.tenancy.set_exposer(&exposer);
+  {
+    Peer peer(books, books.Enter(1));
+    FrameHeader place = Request(WireOp::kPlace, 0);
+    place.flags = WireFlags::kExpose;
+    REQUIRE(peer.Ask(place).status == WireStatus::kOk);
+  }
+  CHECK(exposer.alive == 1);
+  CHECK(books.tenancy.Expire(2000) == 1);
+  CHECK(exposer.alive == 0);
+}
+
 }  // namespace
 }  // namespace spiritos
