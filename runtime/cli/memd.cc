@@ -29,6 +29,7 @@ void OnStopSignal(int) { running->Stop(); }
 struct MemdFlags {
   std::string config;
   HostPort tcp;
+  HostPort rdma;
   HostPort metrics;
   ServerOptions server;
 };
@@ -48,13 +49,21 @@ CLI::Option* AddParsed(CLI::App& app, const std::string& name,
 
 absl::StatusOr<ServerOptions> OptionsOf(const MemdFlags& flags) {
   ServerOptions options = flags.server;
-  options.tcp_host = flags.tcp.host;
-  options.tcp_port = flags.tcp.port;
-  if (options.tcp_port >= 0 && !flags.tcp.loopback()) {
+  options.rdma = flags.rdma.port >= 0;
+  const HostPort& place = options.rdma ? flags.rdma : flags.tcp;
+  if (options.rdma && flags.tcp.port >= 0 && flags.tcp.ToString() != place.ToString()) {
+    return InvalidArgument(
+        "--rdma {} listens for TCP there too, so --tcp {} cannot be another place",
+        place.ToString(), flags.tcp.ToString());
+  }
+  options.tcp_host = place.host;
+  options.tcp_port = place.port;
+  if (options.tcp_port >= 0 && !options.trust_network && !place.loopback()) {
     return InvalidArgument(
         "{} is not this machine alone, and nobody who connects would have to prove who they are: "
-        "listen on 127.0.0.1 (--tcp)",
-        options.tcp_host);
+        "listen on 127.0.0.1 ({}), or say that the network's machines are trusted "
+        "(--trust-network)",
+        options.tcp_host, options.rdma ? "--rdma" : "--tcp");
   }
   return options;
 }
@@ -90,7 +99,9 @@ std::string Describe(const ServerOptions& options, const MemoryServer& server,
   std::string places;
   if (!options.unix_path.empty()) places += " shm://" + options.unix_path;
   if (server.tcp_port() >= 0) {
-    places += fmt::format(" tcp://{}", HostPort{options.tcp_host, server.tcp_port()}.ToString());
+    const std::string place = HostPort{options.tcp_host, server.tcp_port()}.ToString();
+    places += " tcp://" + place;
+    if (options.rdma) places += " rdma://" + place;
   }
   if (metrics != nullptr) {
     places += fmt::format(", metrics at http://{}/metrics", metrics->place().ToString());
@@ -138,6 +149,11 @@ void AddMemd(CLI::App& app, int* status) {
   AddParsed(*memd, "--tcp", HostPort::Parse, &flags->tcp,
             "address and port to listen on; port 0 picks one")
       ->type_name("[HOST:]PORT");
+  AddParsed(*memd, "--rdma", HostPort::Parse, &flags->rdma,
+            "address of an RDMA device, and port, to listen on; for TCP too")
+      ->type_name("[HOST:]PORT");
+  memd->add_flag("--trust-network", server.trust_network,
+                 "serve whoever can reach the address, under any name");
   memd->add_option("--host", server.host,
                    "name of what fails as one, if not the machine; copies of a page are on "
                    "different hosts")

@@ -134,7 +134,13 @@ absl::Status MemoryServer::Listen() {
   if (!epoll_.valid() || !wake_.valid()) return ErrnoStatus(errno, "making the server's events");
   if (!options_.unix_path.empty()) SPIRITOS_RETURN_IF_ERROR(ListenUnix());
   if (options_.tcp_port >= 0) SPIRITOS_RETURN_IF_ERROR(ListenTcp());
-  for (const int fd : {wake_.get(), unix_listener_.get(), tcp_listener_.get()}) {
+  if (options_.rdma) {
+    SPIRITOS_ASSIGN_OR_RETURN(
+        rdma_, RdmaListener::Listen(options_.tcp_host, tcp_port_, tenancy_, counters_));
+    tenancy_.set_exposer(rdma_.get());
+  }
+  const int rdma = rdma_ == nullptr ? -1 : rdma_->fd();
+  for (const int fd : {wake_.get(), unix_listener_.get(), tcp_listener_.get(), rdma}) {
     epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
     if (fd >= 0 && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
       return ErrnoStatus(errno, "watching the server's sockets");
@@ -211,6 +217,10 @@ void MemoryServer::Run() {
       const int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == unix_listener_.get() || fd == tcp_listener_.get()) {
         Accept(fd, now);
+        continue;
+      }
+      if (rdma_ != nullptr && fd == rdma_->fd()) {
+        rdma_->Step(now);
         continue;
       }
       const auto at = connections_.find(fd);

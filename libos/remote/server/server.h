@@ -23,6 +23,7 @@
 #include "libos/base/fd.h"
 #include "libos/base/lock.h"
 #include "libos/remote/server/connection.h"
+#include "libos/remote/server/rdma_listener.h"
 #include "libos/remote/server/server_counters.h"
 #include "libos/remote/server/slab_store.h"
 #include "libos/remote/server/tenancy.h"
@@ -34,6 +35,9 @@ struct ServerOptions {
   std::string unix_path;
   std::string tcp_host = "127.0.0.1";
   int tcp_port = -1;  // -1 = no TCP; 0 = any free port, see tcp_port().
+  bool rdma = false;  // At the TCP address too, which is an RDMA device's.
+  // Whoever can reach the address may be any tenant: for a network of trusted machines.
+  bool trust_network = false;
 
   // What fails as one: no two copies of a page are on the same host. Up to 16 characters;
   // empty = the machine.
@@ -93,6 +97,7 @@ class MemoryServer {
   const uint64_t slabs_;
   const std::unique_ptr<StateFolder> state_;
   SlabStore store_;
+  std::unique_ptr<RdmaListener> rdma_;
   Tenancy tenancy_;
   ServerCounters counters_;
   ServerParts parts_;
