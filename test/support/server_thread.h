@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "libos/base/check.h"
@@ -19,6 +20,7 @@ class ServerThread {
     auto made = MemoryServer::Create(options);
     SPIRITOS_CHECK(made.ok(), "a test's server: {}", std::string(made.status().message()));
     server_ = *std::move(made);
+    host_ = options.tcp_host;
     thread_ = std::thread([this] { server_->Run(); });
   }
   ~ServerThread() {
@@ -29,12 +31,16 @@ class ServerThread {
   ServerThread& operator=(const ServerThread&) = delete;
 
   MemoryServer& server() { return *server_; }
-  ServerAddress tcp() const {
-    return {ServerAddress::Kind::kTcp, "127.0.0.1", fmt::format("{}", server_->tcp_port())};
-  }
+  ServerAddress tcp() const { return At(ServerAddress::Kind::kTcp); }
+  ServerAddress rdma() const { return At(ServerAddress::Kind::kRdma); }
 
  private:
+  ServerAddress At(ServerAddress::Kind kind) const {
+    return {kind, host_, fmt::format("{}", server_->tcp_port())};
+  }
+
   std::unique_ptr<MemoryServer> server_;
+  std::string host_;
   std::thread thread_;
 };
 

@@ -20,7 +20,7 @@ namespace {
 SlotId After(SlotId slot, uint64_t pages) { return slot + PageCount(static_cast<int64_t>(pages)); }
 
 TEST_CASE("a run that was written is read back, on every lane and of every length", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   const Pages out(kZonePages);
@@ -41,7 +41,7 @@ TEST_CASE("a run that was written is read back, on every lane and of every lengt
 }
 
 TEST_CASE("a write leaves the slots beside its run alone", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   const Pages pages(9);
@@ -59,7 +59,7 @@ TEST_CASE("threads with many requests in flight read what they wrote", "[remote]
   constexpr uint32_t kDepth = 12;
   constexpr uint32_t kSlots = 512;  // Of each thread.
   constexpr uint32_t kLongest = 8;
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   const uint64_t seed = TestSeed();
   INFO("SPIRITOS_TEST_SEED=" << seed << ", " << kind);
   RemoteRig rig(kind);
@@ -143,7 +143,7 @@ TEST_CASE("threads with many requests in flight read what they wrote", "[remote]
 }
 
 TEST_CASE("a request finishes though its thread only ever submits", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   constexpr uint32_t kRequests = 32;
@@ -174,7 +174,7 @@ TEST_CASE("a request finishes though its thread only ever submits", "[remote]") 
 }
 
 TEST_CASE("several threads may wait for one request", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   const Pages page(1);
@@ -199,7 +199,7 @@ TEST_CASE("several threads may wait for one request", "[remote]") {
 }
 
 TEST_CASE("a full lane refuses, takes more after a poll, and loses nothing", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   constexpr uint32_t kRequests = 2000;
@@ -223,7 +223,7 @@ TEST_CASE("a full lane refuses, takes more after a poll, and loses nothing", "[r
 }
 
 TEST_CASE("slabs do not overlap, end with the pool and can be placed again", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind, 3);
   CHECK(rig.pool().capacity() == Bytes(3 * kSlabSize));
   std::set<uint64_t> slabs;
@@ -254,7 +254,7 @@ TEST_CASE("slabs do not overlap, end with the pool and can be placed again", "[r
 }
 
 TEST_CASE("threads that place slabs at once get one each", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   constexpr uint32_t kSlabs = 6;
   RemoteRig rig(kind, kSlabs);
   std::mutex mutex;
@@ -273,7 +273,7 @@ TEST_CASE("threads that place slabs at once get one each", "[remote]") {
 }
 
 TEST_CASE("forgetting slots keeps the others and leaves them fit for writing", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   const Pages out(64);
@@ -292,7 +292,7 @@ TEST_CASE("forgetting slots keeps the others and leaves them fit for writing", "
 }
 
 TEST_CASE("an addressable pool has memory for its slots and no other has", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();
   CHECK((rig.pool().Direct(slab) != nullptr) == rig.pool().addressable());
@@ -300,7 +300,7 @@ TEST_CASE("an addressable pool has memory for its slots and no other has", "[rem
 }
 
 TEST_CASE("no call of a pool changes errno", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   RemoteRig rig(kind, 1);
   const Pages page(1);
   errno = 77;
@@ -318,7 +318,7 @@ TEST_CASE("no call of a pool changes errno", "[remote]") {
 
 #ifdef SPIRITOS_FAILPOINTS
 TEST_CASE("an injected failure ends its request with the errno and no other", "[remote]") {
-  const std::string kind = GENERATE(from_range(kPoolKinds));
+  const std::string kind = GENERATE(from_range(PoolKinds()));
   const bool reads = GENERATE(true, false);
   INFO(kind << (reads ? ", reads" : ", writes"));
   RemoteRig rig(kind);

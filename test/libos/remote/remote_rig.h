@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "libos/base/check.h"
 #include "libos/base/mapping.h"
@@ -22,6 +23,7 @@
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
 #include "libos/remote/shm_backend.h"
+#include "test/support/rdma_device.h"
 #include "test/support/server_thread.h"
 #include "test/support/temp_dir.h"
 
@@ -101,9 +103,20 @@ inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPre
 inline constexpr std::array<const char*, 7> kPoolKinds = {
     "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "shm", "tcp"};
 
+// Those, and what this machine has a device for.
+inline std::vector<std::string> PoolKinds() {
+  std::vector<std::string> kinds(kPoolKinds.begin(), kPoolKinds.end());
+  if (!RdmaAddress().empty()) {
+    kinds.push_back("rdma");
+  } else {
+    WARN("skipped over rdma: no device (SPIRITOS_TEST_RDMA, or ./run test --vm)");
+  }
+  return kinds;
+}
+
 class RemoteRig {
  public:
-  // `kind`: one of kPoolKinds.
+  // `kind`: one of PoolKinds().
   explicit RemoteRig(const std::string& kind, uint32_t slabs = 4) {
     const Bytes size(slabs * kSlabSize);
     if (kind == "shm") {
@@ -112,6 +125,13 @@ class RemoteRig {
     } else if (kind == "tcp") {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
+    } else if (kind == "rdma") {
+      server_.emplace(ServerOptions{.tcp_host = RdmaAddress(),
+                                    .tcp_port = 0,
+                                    .rdma = true,
+                                    .trust_network = true,
+                                    .memory = size});
+      Keep(ServerPool::Create({.servers = {server_->rdma()}, .tenant = "test"}));
     } else if (kind.ends_with("embedded")) {
       Keep(EmbeddedBackend::Create(size));
     } else {
