@@ -317,11 +317,11 @@ TEST_CASE("a server killed in the middle of batches takes nothing along that has
   const bool mirrored = GENERATE(true, false);
   std::optional<MemdProcess> kept(std::in_place, std::vector<std::string>{"--memory", "64M"});
   std::optional<MemdProcess> killed(std::in_place, std::vector<std::string>{"--memory", "64M"});
-  ServerPool::Options options{.servers = {killed->rdma()}, .tenant = "test", .give_up_ms = 3000};
+  ServerPool::Options options{.servers = {killed->rdma()}, .tenant = "test", .give_up_ms = 5000};
   if (mirrored) {
     options.servers.push_back(kept->rdma());
     options.copies = 2;
-    options.dead_ms = 3000;
+    options.dead_ms = 5000;
   }
   auto pool = ServerPool::Create(std::move(options));
   INFO(pool.status().ToString());
