@@ -36,10 +36,6 @@ struct SkipWithoutDevice : Catch::TestEventListenerBase {
 };
 CATCH_REGISTER_LISTENER(SkipWithoutDevice)
 
-// Calls of malloc() and its kin by this thread, while it counts them.
-thread_local bool counts_allocations = false;
-thread_local uint32_t allocations = 0;
-
 constexpr uint64_t kSecondNs = 1'000'000'000;
 uint64_t Soon() { return NowNs() + 20 * kSecondNs; }  // Emulated CPUs take their time.
 
@@ -170,6 +166,10 @@ TEST_CASE("queue pairs that break with messages under way lose and damage none",
 }
 
 #ifdef SPIRITOS_COUNTS_ALLOCATIONS
+// Calls of malloc() and its kin by this thread, while it counts them.
+thread_local bool counts_allocations = false;
+thread_local uint32_t allocations = 0;
+
 TEST_CASE("submitting, polling and waiting allocate nothing, in the driver neither",
           "[remote][rdma]") {
   ServerThread server(RdmaServer(1));
