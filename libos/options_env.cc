@@ -13,6 +13,7 @@
 
 #include "libos/base/core.h"
 #include "libos/base/status.h"
+#include "libos/remote/wire.h"
 
 extern char** environ;
 
@@ -164,10 +165,7 @@ constexpr Row kRows[] = {
      }},
     {"SPIRITOS_TENANT",
      [](std::string_view value, Options* options) {
-       const bool well_formed =
-           !value.empty() && value.size() < 48 &&
-           std::all_of(value.begin(), value.end(), [](char c) { return c > ' ' && c < 0x7F; });
-       if (!well_formed) {
+       if (!IsTenantName(value)) {
          return InvalidArgument("tenant \"{}\" is not 1 to 47 printable characters", value);
        }
        options->remote.tenant = std::string(value);
@@ -184,6 +182,26 @@ constexpr Row kRows[] = {
     {"SPIRITOS_GIVE_UP_AFTER",
      [](std::string_view value, Options* options) {
        return SetDuration(value, &options->remote.give_up_after_ns);
+     }},
+    {"SPIRITOS_TLS_PSK",
+     [](std::string_view value, Options* options) {
+       options->remote.tls.psk = std::string(value);
+       return absl::OkStatus();
+     }},
+    {"SPIRITOS_TLS_CERT",
+     [](std::string_view value, Options* options) {
+       options->remote.tls.cert = std::string(value);
+       return absl::OkStatus();
+     }},
+    {"SPIRITOS_TLS_KEY",
+     [](std::string_view value, Options* options) {
+       options->remote.tls.key = std::string(value);
+       return absl::OkStatus();
+     }},
+    {"SPIRITOS_TLS_CA",
+     [](std::string_view value, Options* options) {
+       options->remote.tls.ca = std::string(value);
+       return absl::OkStatus();
      }},
     {"SPIRITOS_POOL_SIZE",
      [](std::string_view value, Options* options) {

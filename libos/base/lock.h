@@ -27,6 +27,7 @@ enum class LockRank : uint32_t {
   kSlabMap,        // Slabs are placed.
   kSlabStore,      // A memory server's ready slabs.
   kTenantFigures,  // What a memory server tells about its tenants.
+  kTunnel,         // Connections of a TLS tunnel come and go.
   kEvictorGroup,   // Evictors start and stop.
   kZonePool,       // Spare zones.
   kArena,          // Pinned arena: chunk list.

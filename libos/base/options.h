@@ -56,13 +56,30 @@ struct PrefetchOptions {
   uint32_t fault_around = 16;  // SPIRITOS_FAULT_AROUND
 };
 
+// Who may be at the other end of a TCP connection: a key for each tenant, or
+// certificates, or neither, which only servers of this machine may go without.
+struct TlsOptions {
+  // A file of TENANT:KEY lines, as `spiritos key` prints them; a client's has one. Nobody
+  // but its owner may read it.
+  std::string psk;  // SPIRITOS_TLS_PSK
+  // PEM files: our certificate, its key, and the authority that all are signed by. A
+  // client's common name is its tenant.
+  std::string cert;  // SPIRITOS_TLS_CERT
+  std::string key;   // SPIRITOS_TLS_KEY
+  std::string ca;    // SPIRITOS_TLS_CA
+
+  bool any() const { return !psk.empty() || !cert.empty() || !key.empty() || !ca.empty(); }
+};
+
 struct RemoteOptions {
   // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
   // (slots in a file, direct I/O), `shm:///socket` (a memory server of this machine), or
   // `tcp://host:port` (a memory server; several, separated by commas, are one pool).
   std::string pool = "embedded:";  // SPIRITOS_POOL
-  // Whose slabs they are, to memory servers: letters, digits and marks.
-  std::string tenant = "default";  // SPIRITOS_TENANT
+  // Whose slabs they are, to memory servers: letters, digits and marks. Empty = whose the
+  // key or certificate is, else "default".
+  std::string tenant;  // SPIRITOS_TENANT
+  TlsOptions tls;
   // Servers that hold each page: 1 = the loss of one loses its pages.
   uint32_t copies = 1;  // SPIRITOS_DURABILITY = none, mirror=2, mirror=3
   // A server that leaves a message unanswered for so long (a quarter, if it refuses

@@ -2,6 +2,7 @@
 // Sockets with deadlines, and the two frames of a greeting.
 #include "libos/remote/dial.h"
 
+#include <arpa/inet.h>
 #include <fmt/core.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -28,17 +29,6 @@ constexpr std::string_view kShmScheme = "shm://";
 
 absl::Status TimedOut(std::string_view what) {
   return absl::DeadlineExceededError(fmt::format("{} took too long", what));
-}
-
-// Waits for `events`; false at the deadline.
-bool AwaitSocket(int socket, short events, uint64_t deadline_ns) {
-  while (true) {
-    const uint64_t now = NowNs();
-    if (now >= deadline_ns) return false;
-    pollfd wait{socket, events, 0};
-    const uint64_t left_ms = (deadline_ns - now) / 1'000'000 + 1;
-    if (poll(&wait, 1, static_cast<int>(std::min<uint64_t>(left_ms, 1000))) > 0) return true;
-  }
 }
 
 absl::Status SendAll(int socket, std::span<const std::byte> bytes, uint64_t deadline_ns,
@@ -131,6 +121,14 @@ absl::StatusOr<ServerAddress> ServerAddress::Parse(std::string_view text) {
 std::string ServerAddress::ToString() const {
   return kind == Kind::kUnix ? fmt::format("{}{}", kShmScheme, host)
                              : fmt::format("{}{}:{}", kTcpScheme, host, port);
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr v4;
+  in6_addr v6;
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6);
+  return host == "localhost";
 }
 
 absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns) {

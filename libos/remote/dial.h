@@ -27,6 +27,9 @@ struct ServerAddress {
   std::string ToString() const;
 };
 
+// Whether a host is this machine and no other: 127.0.0.0/8, ::1 or "localhost".
+bool IsLoopback(const std::string& host);
+
 // A non-blocking socket, connected, without delay for small messages.
 absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns);
 

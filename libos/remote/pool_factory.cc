@@ -11,6 +11,7 @@
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
 #include "libos/remote/shm_backend.h"
+#include "libos/remote/tls_tunnel.h"
 
 namespace spiritos {
 namespace {
@@ -19,16 +20,39 @@ constexpr std::string_view kFileScheme = "file://";
 constexpr std::string_view kShmScheme = "shm://";
 constexpr std::string_view kTcpScheme = "tcp://";
 
+constexpr char kDefaultTenant[] = "default";
+
+// Connections over TLS, and the tenant that they prove to be.
+absl::Status Secure(const RemoteOptions& options, ServerPool::Options* servers) {
+  SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<TlsContext> tls, TlsContext::ForClient(options.tls));
+  if (!options.tenant.empty() && options.tenant != tls->tenant()) {
+    return InvalidArgument("{} is of tenant \"{}\", not \"{}\" (SPIRITOS_TENANT)",
+                           options.tls.psk.empty() ? options.tls.cert : options.tls.psk,
+                           tls->tenant(), options.tenant);
+  }
+  servers->tenant = tls->tenant();
+  SPIRITOS_ASSIGN_OR_RETURN(servers->tunnel, TlsTunnel::Create(std::move(tls)));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOptions& options) {
-  ServerPool::Options servers{.tenant = options.tenant,
+  ServerPool::Options servers{.tenant = options.tenant.empty() ? kDefaultTenant : options.tenant,
                               .copies = options.copies,
                               .dead_ms = options.dead_after_ns / 1'000'000,
                               .give_up_ms = options.give_up_after_ns / 1'000'000,
                               .capacity = options.pool_size};
+  if (options.tls.any()) SPIRITOS_RETURN_IF_ERROR(Secure(options, &servers));
   std::string_view rest = options.pool;
   while (!rest.empty()) {
     const size_t comma = rest.find(',');
     SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(rest.substr(0, comma)));
+    if (!options.tls.any() && !IsLoopback(address.host)) {
+      return InvalidArgument(
+          "{} is another machine, and on the way anybody could read and answer: set "
+          "SPIRITOS_TLS_PSK, or SPIRITOS_TLS_CERT, SPIRITOS_TLS_KEY and SPIRITOS_TLS_CA "
+          "(SPIRITOS_POOL)",
+          address.ToString());
+    }
     servers.servers.push_back(std::move(address));
     rest = comma == rest.npos ? std::string_view() : rest.substr(comma + 1);
   }
@@ -50,7 +74,9 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
   if (pool.starts_with(kTcpScheme)) return ConnectServers(options);
   if (pool.starts_with(kShmScheme)) {
     SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(pool));
-    return ShmBackend::Create(std::move(address), options.tenant, options.pool_size);
+    return ShmBackend::Create(std::move(address),
+                              options.tenant.empty() ? kDefaultTenant : options.tenant,
+                              options.pool_size);
   }
   return InvalidArgument(
       "pool \"{}\" is none of embedded:, file:///path, shm:///socket, tcp://host:port "

@@ -13,10 +13,11 @@
 namespace spiritos {
 
 ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string tenant,
-                       ServerLane::Sink& sink)
+                       ServerLane::Sink& sink, TlsTunnel* tunnel)
     : address_(std::move(address)),
       client_(client),
       tenant_(std::move(tenant)),
+      tunnel_(tunnel),
       lanes_{TcpLane(sink), TcpLane(sink), TcpLane(sink)} {}
 
 bool ServerLink::needs_connecting() const {
@@ -30,13 +31,19 @@ bool ServerLink::needs_connecting() const {
 absl::Status ServerLink::Open(HelloBody::Role role, uint64_t deadline_ns, UniqueFd* socket,
                               WelcomeBody* welcome) {
   SPIRITOS_ASSIGN_OR_RETURN(*socket, Dial(address_, deadline_ns));
+  if (tunnel_ != nullptr) {
+    SPIRITOS_ASSIGN_OR_RETURN(*socket,
+                              tunnel_->Wrap(std::move(*socket), address_.host, deadline_ns));
+  }
   HelloBody hello;
   hello.role = role;
   hello.client = client_;
   if (role != HelloBody::Role::kControl) hello.token = welcome_.token;
   std::copy_n(tenant_.begin(), std::min(tenant_.size(), hello.tenant.size() - 1),
               hello.tenant.begin());
-  SPIRITOS_ASSIGN_OR_RETURN(*welcome, Greet(socket->get(), hello, deadline_ns));
+  absl::StatusOr<WelcomeBody> answer = Greet(socket->get(), hello, deadline_ns);
+  if (!answer.ok()) return tunnel_ == nullptr ? answer.status() : tunnel_->Explain(answer.status());
+  *welcome = *answer;
   return absl::OkStatus();
 }
 

@@ -26,6 +26,8 @@
 #include "libos/remote/dial.h"
 #include "libos/remote/remote_backend.h"
 #include "libos/remote/tcp_lane.h"
+#include "libos/remote/server_lane.h"
+#include "libos/remote/tls_tunnel.h"
 #include "libos/remote/wire.h"
 
 namespace spiritos {
@@ -35,10 +37,10 @@ class ServerLink {
   // Lost: given up by Lose(), until it is found again.
   enum class State : uint8_t { kTrying, kUp, kLost };
 
-  // `client` names the space, `tenant` whose it is. Borrows `sink`; over a Unix socket
-  // there are no lanes, as slabs are memory.
+  // `client` names the space, `tenant` whose it is. Borrows `sink` and, where connections
+  // are to go over TLS, `tunnel`; over a Unix socket there are no lanes, as slabs are memory.
   ServerLink(ServerAddress address, const WireId& client, std::string tenant,
-             ServerLane::Sink& sink);
+             ServerLane::Sink& sink, TlsTunnel* tunnel = nullptr);
   bool has_lanes() const { return address_.kind != ServerAddress::Kind::kUnix; }
 
   // Connects, or tries to: what is not connected, and what broke. An error is the
@@ -75,6 +77,7 @@ class ServerLink {
   const ServerAddress address_;
   const WireId client_;
   const std::string tenant_;
+  TlsTunnel* const tunnel_;
   State state_ = State::kTrying;
   bool known_ = false;  // Greeted before: `welcome_` says what it was.
   uint32_t incarnation_ = 0;

@@ -45,7 +45,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint32_t copies = 1;
     uint64_t dead_ms = 600;  // A quarter, once connections to it are refused.
     uint64_t give_up_ms = 30'000;
-    Bytes capacity;  // Of the pool; 0 = what the servers have.
+    Bytes capacity;                     // Of the pool; 0 = what the servers have.
+    std::unique_ptr<TlsTunnel> tunnel;  // What connections go through; null = plain TCP.
   };
   static absl::StatusOr<std::unique_ptr<ServerPool>> Create(Options options);
   ~ServerPool() override;

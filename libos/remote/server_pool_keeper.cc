@@ -64,7 +64,8 @@ absl::Status ServerPool::Start() {
   std::set<WireId> hosts;
   uint64_t slabs = 0;
   for (const ServerAddress& address : options_.servers) {
-    links_.push_back(std::make_unique<ServerLink>(address, client_, options_.tenant, sink));
+    links_.push_back(std::make_unique<ServerLink>(address, client_, options_.tenant, sink,
+                                                  options_.tunnel.get()));
     ServerLink& link = *links_.back();
     SPIRITOS_RETURN_IF_ERROR(link.Connect(NowNs() + kFirstConnectNs));
     hosts.insert(link.welcome().host);

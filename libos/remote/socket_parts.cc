@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// sendmsg(2) and recvmsg(2) with one descriptor.
+// sendmsg(2) and recvmsg(2) with one descriptor; poll(2) with a deadline.
 #include "libos/remote/socket_parts.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+
+#include "libos/base/clock.h"
 
 namespace spiritos {
 
@@ -50,6 +54,16 @@ ssize_t ReceiveParts(int socket, std::span<iovec> parts, UniqueFd* file) noexcep
     *file = UniqueFd(fd);
   }
   return received;
+}
+
+bool AwaitSocket(int socket, short events, uint64_t deadline_ns) noexcept {
+  while (true) {
+    const uint64_t now = NowNs();
+    if (now >= deadline_ns) return false;
+    pollfd wait{socket, events, 0};
+    const uint64_t left_ms = (deadline_ns - now) / 1'000'000 + 1;
+    if (poll(&wait, 1, static_cast<int>(std::min<uint64_t>(left_ms, 1000))) > 0) return true;
+  }
 }
 
 }  // namespace spiritos

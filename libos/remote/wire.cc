@@ -154,6 +154,12 @@ FrameError DecodeFrame(const FrameBytes& bytes, FrameHeader* header) noexcept {
   return FrameError::kNone;
 }
 
+bool IsTenantName(std::string_view name) noexcept {
+  constexpr size_t kLongest = 47;
+  return !name.empty() && name.size() <= kLongest &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 0x7F; });
+}
+
 uint32_t Crc32c(std::span<const std::byte> bytes) noexcept {
   auto* const data = reinterpret_cast<unsigned char*>(const_cast<std::byte*>(bytes.data()));
   return ~crc32_iscsi(data, static_cast<int>(bytes.size()), ~uint32_t{0});

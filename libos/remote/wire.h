@@ -101,6 +101,9 @@ struct PageTrailer {
 };
 static_assert(sizeof(PageTrailer) == 8);
 
+// 1 to 47 printable characters, without blanks.
+bool IsTenantName(std::string_view name) noexcept;
+
 using WireId = std::array<std::byte, 16>;
 
 struct FrameHeader {

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "runtime/cli/doctor.h"
+#include "runtime/cli/key.h"
 #include "runtime/cli/memd.h"
 #include "runtime/cli/stat.h"
 
@@ -11,6 +12,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_help_all_flag("--help-all", "Help for every subcommand");
   int status = 0;
+  spiritos::cli::AddKey(app, &status);
   spiritos::cli::AddMemd(app, &status);
   spiritos::cli::AddStat(app, &status);
   spiritos::cli::AddDoctor(app, &status);

@@ -58,13 +58,6 @@ absl::StatusOr<ServerOptions> OptionsOf(const MemdFlags& flags) {
   }
   options.tcp_host = place.host;
   options.tcp_port = place.port;
-  if (options.tcp_port >= 0 && !options.trust_network && !place.loopback()) {
-    return InvalidArgument(
-        "{} is not this machine alone, and nobody who connects would have to prove who they are: "
-        "listen on 127.0.0.1 ({}), or say that the network's machines are trusted "
-        "(--trust-network)",
-        options.tcp_host, options.rdma ? "--rdma" : "--tcp");
-  }
   return options;
 }
 
@@ -152,8 +145,6 @@ void AddMemd(CLI::App& app, int* status) {
   AddParsed(*memd, "--rdma", HostPort::Parse, &flags->rdma,
             "address of an RDMA device, and port, to listen on; for TCP too")
       ->type_name("[HOST:]PORT");
-  memd->add_flag("--trust-network", server.trust_network,
-                 "serve whoever can reach the address, under any name");
   memd->add_option("--host", server.host,
                    "name of what fails as one, if not the machine; copies of a page are on "
                    "different hosts")
@@ -174,6 +165,14 @@ void AddMemd(CLI::App& app, int* status) {
       ->default_str("60");
   memd->add_option("--quota", server.slab_quota, "slabs of 64 MiB one tenant may have; 0 = all")
       ->capture_default_str();
+  memd->add_option("--tls-psk", server.tls.psk,
+                   "file of tenants' keys, a line of `spiritos key` each")
+      ->type_name("FILE");
+  memd->add_option("--tls-cert", server.tls.cert, "certificate of this server, PEM")
+      ->type_name("FILE");
+  memd->add_option("--tls-key", server.tls.key, "its key, PEM")->type_name("FILE");
+  memd->add_option("--tls-ca", server.tls.ca, "authority of programs' certificates, PEM")
+      ->type_name("FILE");
   const auto set_lock = [&server](int64_t count) { server.lock_memory = count <= 0; };
   memd->add_flag_function("--no-lock", set_lock, "do not lock the memory");
   memd->callback([flags, memd, status] {

@@ -25,6 +25,7 @@
 #include "libos/base/log.h"
 #include "libos/base/parker.h"
 #include "libos/base/status.h"
+#include "libos/remote/dial.h"
 
 namespace spiritos {
 namespace {
@@ -37,6 +38,9 @@ constexpr uint64_t kLingerNs = 20'000;
 // Steps of one urgent connection before the others are looked at.
 constexpr int kUrgentSteps = 8;
 constexpr int kEvents = 64;
+// Connections over TCP that have not said who they are. More than honest peers need, as
+// that takes them some milliseconds; what OpenSSL keeps for so many is some megabytes.
+constexpr size_t kMaxStrangers = 64;
 
 // Of a name, if one is given; else of the machine.
 WireId HostId(std::string_view name) {
@@ -64,7 +68,7 @@ MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFo
       state_(std::move(state)),
       store_({.slabs = slabs_, .lock = options.lock_memory, .state = state_.get()}),
       tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
-      parts_{tenancy_, counters_, {}, store_} {
+      parts_{tenancy_, counters_, {}, store_, nullptr} {
   parts_.welcome.host = HostId(options.host);
   parts_.welcome.lease_ms = static_cast<uint32_t>(options.lease_ms);
   parts_.welcome.max_requests = ServerSession::kMaxRequests;
@@ -86,8 +90,24 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerO
   if (options.unix_path.empty() && options.tcp_port < 0) {
     return InvalidArgument("nothing to listen on (--unix, --tcp)");
   }
+  if (options.tls.any() && options.tcp_port < 0) {
+    return InvalidArgument("TLS is for TCP, which is not listened on (--tcp)");
+  }
+  const bool proven = options.tls.any() || options.trust_network;
+  if (options.tcp_port >= 0 && !proven && !IsLoopback(options.tcp_host)) {
+    return InvalidArgument(
+        "{} is not this machine alone, and nobody who connects would have to prove who they are: "
+        "set --tls-psk, or --tls-cert, --tls-key and --tls-ca, or listen on 127.0.0.1 ({})",
+        options.tcp_host, options.rdma ? "--rdma" : "--tcp");
+  }
   std::unique_ptr<StateFolder> state;
   if (!options.state_path.empty()) {
+    if (options.rdma) {
+      return InvalidArgument(
+          "keys to slabs end with the server, so slabs of {} are of no use over RDMA after it "
+          "(--rdma without --state)",
+          options.state_path);
+    }
     if (!options.unix_path.empty()) {
       return InvalidArgument(
           "files of {} are not for passing to programs of this machine, which keep their slabs "
@@ -99,6 +119,9 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerO
                                  static_cast<uint32_t>(options.memory.raw() / kSlabSize)));
   }
   std::unique_ptr<MemoryServer> server(new MemoryServer(options, std::move(state)));
+  if (options.tls.any()) {
+    SPIRITOS_ASSIGN_OR_RETURN(server->parts_.tls, TlsContext::ForServer(options.tls));
+  }
   WireId& name = server->parts_.welcome.server;
   if (server->state_ != nullptr) {
     name = server->state_->directory().server();
@@ -227,10 +250,9 @@ void MemoryServer::Run() {
       if (at == connections_.end()) continue;  // The wake-up, or closed by an event before.
       ServerConnection& connection = *at->second;
       if (connection.urgent()) {
-        TakeTurns(connection, now);
-      } else if (!connection.in_queue) {
-        connection.in_queue = true;
-        queue_.push_back(&connection);
+        TakeTurns(connection, now, kUrgentSteps);
+      } else {
+        Enqueue(connection);
       }
       busy_until_ns_ = now + kLingerNs;
     }
@@ -238,7 +260,7 @@ void MemoryServer::Run() {
       ServerConnection& next = *queue_.front();
       queue_.erase(queue_.begin());
       next.in_queue = false;
-      StepOnce(next, now);
+      TakeTurns(next, now, 1);
     }
     if (now - reviewed_ns_ > kReviewNs) Review(now);
   }
@@ -249,23 +271,21 @@ int MemoryServer::WaitMs(uint64_t now_ns) const {
   return static_cast<int>(kReviewNs / kMs) * (connections_.empty() ? 4 : 1);
 }
 
-void MemoryServer::TakeTurns(ServerConnection& connection, uint64_t now_ns) {
-  for (int step = 0; step < kUrgentSteps; ++step) {
-    const auto turn = connection.Step(parts_, now_ns);
-    if (turn == ServerConnection::Turn::kClosed) return Close(connection);
-    if (turn == ServerConnection::Turn::kDrained) break;
+void MemoryServer::TakeTurns(ServerConnection& connection, uint64_t now_ns, int steps) {
+  auto turn = ServerConnection::Turn::kMore;
+  for (; turn == ServerConnection::Turn::kMore && steps != 0; --steps) {
+    turn = connection.Step(parts_, now_ns);
   }
-  Watch(connection);
-}
-
-void MemoryServer::StepOnce(ServerConnection& connection, uint64_t now_ns) {
-  const auto turn = connection.Step(parts_, now_ns);
   if (turn == ServerConnection::Turn::kClosed) return Close(connection);
   Watch(connection);
-  if (turn == ServerConnection::Turn::kMore) {
-    connection.in_queue = true;
-    queue_.push_back(&connection);
-  }
+  // What waits inside, as TLS keeps it, wakes nobody.
+  if (turn == ServerConnection::Turn::kMore) Enqueue(connection);
+}
+
+void MemoryServer::Enqueue(ServerConnection& connection) {
+  if (connection.in_queue) return;
+  connection.in_queue = true;
+  queue_.push_back(&connection);
 }
 
 void MemoryServer::Watch(ServerConnection& connection) {
@@ -296,6 +316,7 @@ void MemoryServer::Accept(int listener, uint64_t now_ns) {
     const int on = 1;
     setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   }
+  if (!local) MakeRoom();
   const int fd = socket.get();
   auto connection =
       std::make_unique<ServerConnection>(std::move(socket), std::move(identity), local, now_ns);
@@ -319,6 +340,23 @@ void MemoryServer::SetListening(bool listening) {
   }
 }
 
+// Of too many strangers the one that has waited longest goes: it is the least likely to
+// be an honest one.
+void MemoryServer::MakeRoom() {
+  size_t strangers = 0;
+  ServerConnection* oldest = nullptr;
+  for (const auto& [fd, connection] : connections_) {
+    if (connection->local() || connection->greeted()) continue;
+    ++strangers;
+    if (oldest == nullptr || connection->accepted_ns() < oldest->accepted_ns()) {
+      oldest = connection.get();
+    }
+  }
+  if (strangers < kMaxStrangers) return;
+  counters_.Add(ServerCounter::kCrowdedPeers);
+  Close(*oldest);
+}
+
 void MemoryServer::Close(ServerConnection& connection) {
   std::erase(queue_, &connection);
   connections_.erase(connection.socket());  // Closing the socket ends its watch.
@@ -331,7 +369,7 @@ void MemoryServer::Review(uint64_t now_ns) {
   std::vector<ServerConnection*> dead;
   for (const auto& [fd, connection] : connections_) {
     const uint64_t idle_ns = now_ns - connection->progress_ns();
-    if (!connection->greeted() && idle_ns > options_.greeting_ms * kMs) {
+    if (!connection->greeted() && now_ns - connection->accepted_ns() > options_.greeting_ms * kMs) {
       counters_.Add(ServerCounter::kSilentPeers);
       dead.push_back(connection.get());
     } else if (connection->has_outgoing() && idle_ns > options_.slow_peer_ms * kMs) {

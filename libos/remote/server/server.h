@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "libos/base/fd.h"
 #include "libos/base/lock.h"
+#include "libos/base/options.h"
 #include "libos/remote/server/connection.h"
 #include "libos/remote/server/rdma_listener.h"
 #include "libos/remote/server/server_counters.h"
@@ -54,6 +55,8 @@ struct ServerOptions {
   uint64_t slab_quota = 0;         // Slabs of one tenant; 0 = no limit.
   // Called by the serving thread, at least every second: it lives. May be empty.
   std::function<void()> on_review;
+  // Of everybody over TCP. Without it only this machine is listened to.
+  TlsOptions tls;
 };
 
 class MemoryServer {
@@ -84,8 +87,9 @@ class MemoryServer {
 
   void Accept(int listener, uint64_t now_ns);
   void SetListening(bool listening);
-  void TakeTurns(ServerConnection& connection, uint64_t now_ns);
-  void StepOnce(ServerConnection& connection, uint64_t now_ns);
+  void MakeRoom();
+  void TakeTurns(ServerConnection& connection, uint64_t now_ns, int steps);
+  void Enqueue(ServerConnection& connection);
   void Watch(ServerConnection& connection);
   void Close(ServerConnection& connection);
   void Review(uint64_t now_ns);

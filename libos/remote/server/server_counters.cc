@@ -23,6 +23,9 @@ constexpr std::array<ServerCounterInfo, static_cast<size_t>(ServerCounter::kCoun
     {"no_space", "slabs refused for want of memory or quota"},
     {"slow_peers", "connections closed because replies were not taken"},
     {"silent_peers", "connections closed because no greeting came"},
+    {"crowded_peers", "connections closed, still without a greeting, to make room for others"},
+    {"plain_peers", "connections closed because they began without TLS"},
+    {"failed_handshakes", "connections closed because TLS could not be agreed on"},
 }};
 
 }  // namespace

@@ -26,8 +26,11 @@ enum class ServerCounter : uint32_t {
   kOutOfRange,
   kStaleEpochs,
   kNoSpace,
-  kSlowPeers,    // Took no reply for too long.
-  kSilentPeers,  // Did not say who they are in time.
+  kSlowPeers,         // Took no reply for too long.
+  kSilentPeers,       // Did not say who they are in time.
+  kCrowdedPeers,      // Had not yet when others wanted to.
+  kPlainPeers,        // Without TLS, where it is asked for.
+  kFailedHandshakes,  // No key, a wrong one, or no certificate that is good here.
   kCount,
 };
 

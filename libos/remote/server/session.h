@@ -58,8 +58,6 @@ class ServerSession {
   // So many are. False when requests that had waited for room talk nonsense: close.
   [[nodiscard]] bool Sent(size_t bytes, uint64_t now_ns);
   bool has_outgoing() const { return reply_count_ != 0; }
-  // Whether Want() wants anything.
-  bool has_room() const { return reply_count_ != kMaxRequests; }
 
  private:
   static constexpr size_t kBuffer = 1024;

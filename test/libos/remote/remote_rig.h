@@ -20,10 +20,12 @@
 #include "libos/base/mapping.h"
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/file_backend.h"
+#include "libos/remote/pool_factory.h"
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
 #include "libos/remote/shm_backend.h"
 #include "test/support/rdma_device.h"
+#include "test/support/key_file.h"
 #include "test/support/server_thread.h"
 #include "test/support/temp_dir.h"
 
@@ -100,8 +102,9 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 7> kPoolKinds = {
-    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "shm", "tcp"};
+inline constexpr std::array<const char*, 8> kPoolKinds = {
+    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "shm",
+    "tcp",      "tls"};
 
 // Those, and what this machine has a device for.
 inline std::vector<std::string> PoolKinds() {
@@ -132,6 +135,10 @@ class RemoteRig {
                                     .trust_network = true,
                                     .memory = size});
       Keep(ServerPool::Create({.servers = {server_->rdma()}, .tenant = "test"}));
+    } else if (kind == "tls") {
+      const TlsOptions tls{.psk = WriteKeys(dir_, {*TlsKey::Make("test")})};
+      server_.emplace(ServerOptions{.tcp_port = 0, .memory = size, .tls = tls});
+      Keep(MakePool({.pool = server_->tcp().ToString(), .tls = tls}));
     } else if (kind.ends_with("embedded")) {
       Keep(EmbeddedBackend::Create(size));
     } else {

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Proxy: stands between a client and a server and does what networks do.
+#pragma once
+
+#include <arpa/inet.h>
+#include <fmt/core.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <list>
+#include <thread>
+#include <vector>
+
+#include "libos/base/check.h"
+#include "libos/base/clock.h"
+#include "libos/base/fd.h"
+#include "libos/remote/dial.h"
+
+namespace spiritos {
+
+class Proxy {
+ public:
+  explicit Proxy(ServerAddress target) : target_(std::move(target)) {
+    listener_ = UniqueFd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in any{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof(any);
+    auto* const name = reinterpret_cast<sockaddr*>(&any);
+    SPIRITOS_CHECK(bind(listener_.get(), name, size) == 0 && listen(listener_.get(), 64) == 0 &&
+                       getsockname(listener_.get(), name, &size) == 0,
+                   "no proxy");
+    port_ = ntohs(any.sin_port);
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Proxy() {
+    stopping_.store(true);
+    shutdown(listener_.get(), SHUT_RDWR);  // Wakes it.
+    thread_.join();
+  }
+  Proxy(const Proxy&) = delete;
+  Proxy& operator=(const Proxy&) = delete;
+
+  ServerAddress address() const {
+    return {ServerAddress::Kind::kTcp, "127.0.0.1", fmt::format("{}", port_)};
+  }
+  // Of the next bytes to pass, either way, one is flipped.
+  void FlipNext() { flip_.store(true); }
+  // The next bytes pass by half, and their connection ends.
+  void CutNext() { cut_.store(true); }
+  // What was asked for has been done.
+  bool done() const { return !flip_.load() && !cut_.load(); }
+
+ private:
+  struct Pair {
+    UniqueFd client;
+    UniqueFd server;
+  };
+
+  void Run() {
+    while (!stopping_.load()) {
+      std::vector<pollfd> waits{{listener_.get(), POLLIN, 0}};
+      for (const Pair& pair : pairs_) {
+        waits.push_back({pair.client.get(), POLLIN, 0});
+        waits.push_back({pair.server.get(), POLLIN, 0});
+      }
+      if (poll(waits.data(), waits.size(), -1) <= 0) continue;
+      size_t i = 1;
+      pairs_.remove_if([&](const Pair& pair) {
+        const bool from_client = waits[i++].revents != 0;
+        const bool from_server = waits[i++].revents != 0;
+        return (from_client && !Pass(pair.client, pair.server)) ||
+               (from_server && !Pass(pair.server, pair.client));
+      });
+      if ((waits[0].revents & POLLIN) == 0) continue;
+      UniqueFd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!client.valid()) continue;
+      auto server = Dial(target_, NowNs() + 1'000'000'000);
+      if (server.ok()) pairs_.push_back({std::move(client), *std::move(server)});
+    }
+  }
+  bool Pass(const UniqueFd& from, const UniqueFd& to) {
+    std::array<char, 65536> bytes;
+    const ssize_t got = recv(from.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN) return true;
+    if (got <= 0) return false;
+    auto size = static_cast<size_t>(got);
+    const bool cut = cut_.exchange(false);
+    if (cut) size /= 2;
+    if (flip_.exchange(false)) bytes[size / 2] ^= 0x10;
+    for (size_t sent = 0; sent < size;) {
+      const ssize_t n = send(to.get(), bytes.data() + sent, size - sent, MSG_NOSIGNAL);
+      if (n < 0 && errno != EAGAIN) return false;
+      if (n < 0) {
+        pollfd wait{to.get(), POLLOUT, 0};
+        poll(&wait, 1, 1000);
+      }
+      sent += n > 0 ? static_cast<size_t>(n) : 0;
+    }
+    return !cut;
+  }
+
+  const ServerAddress target_;
+  UniqueFd listener_;
+  int port_ = 0;
+  std::list<Pair> pairs_;
+  std::atomic<bool> flip_{false};
+  std::atomic<bool> cut_{false};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace spiritos
