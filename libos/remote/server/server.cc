@@ -39,7 +39,7 @@ constexpr uint64_t kLingerNs = 20'000;
 constexpr int kUrgentSteps = 8;
 constexpr int kEvents = 64;
 // Connections over TCP that have not said who they are. More than honest peers need, as
-// that takes them some milliseconds; what OpenSSL keeps for so many is some megabytes.
+// that takes them some milliseconds; OpenSSL keeps some 76 KiB for each in a handshake.
 constexpr size_t kMaxStrangers = 64;
 
 // Of a name, if one is given; else of the machine.
