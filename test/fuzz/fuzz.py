@@ -34,7 +34,7 @@ SOURCES = sorted(
 FLAGS = ["-std=c++20", "-O1", "-g", "-fno-strict-aliasing", "-ftls-model=initial-exec",
          "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-I", str(ROOT)]
 PACKAGES = ["fmt", "absl_status", "absl_statusor", "libisal"]
-LONGEST = "1024"
+LONGEST = "512"
 
 
 def compiler():

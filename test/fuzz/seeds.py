@@ -44,7 +44,8 @@ def welcome():
 
 
 def frame(op, slab=OWN, first=0, pages=0, flags=0, id=1, epoch=1, spoil=0, value=9):
-    return struct.pack("<BBBBBBHBBB", FRAME, op, flags, id, slab, epoch, first, pages, spoil, value)
+    coded = pages if pages < 4 else pages + 190
+    return struct.pack("<BBBBBBHBBB", FRAME, op, flags, id, slab, epoch, first, coded, spoil, value)
 
 
 def turn(to):

@@ -32,6 +32,8 @@ namespace {
 
 using ByteVector = std::vector<std::byte>;
 
+constexpr size_t kWhole = size_t{1} << 30;  // In one piece.
+
 class Input {
  public:
   Input(const uint8_t* data, size_t size) : rest_(std::as_bytes(std::span(data, size))) {}
@@ -73,7 +75,7 @@ class Files {
   // As if never written to.
   void Clear() const {
     for (const SlabMemory& slab : slabs_) {
-      std::fill_n(slab.trailer(0), kSlabPages, PageTrailer{});
+      std::memset(static_cast<void*>(slab.trailer(0)), 0, kSlabPages * sizeof(PageTrailer));
     }
   }
 
@@ -91,23 +93,26 @@ class Connection {
   bool open() const { return session_ != nullptr; }
   void GiveFile(UniqueFd file) { session_->GiveFile(std::move(file)); }
   void Send(std::span<const std::byte> bytes) {
+    unread_.erase(unread_.begin(), unread_.begin() + static_cast<ptrdiff_t>(read_));
+    read_ = 0;
     unread_.insert(unread_.end(), bytes.begin(), bytes.end());
   }
 
-  // Gives the session what it wants of what was sent, `piece` bytes at a time.
+  // Gives the session what it wants of what was sent, `piece` bytes at a time; later ever
+  // more, as thousands of equal pieces find nothing that some do not.
   void Feed(size_t piece) {
-    while (open() && !unread_.empty()) {
+    for (; open() && read_ != unread_.size(); piece = std::min(2 * piece, kWhole)) {
       const auto parts = session_->Want();
       if (parts.empty()) return;
       size_t given = 0;
       for (const iovec& part : parts) {
-        const size_t n = std::min({part.iov_len, unread_.size() - given, piece - given});
-        std::memcpy(part.iov_base, unread_.data() + given, n);
+        const size_t n = std::min({part.iov_len, unread_.size() - read_ - given, piece - given});
+        std::memcpy(part.iov_base, unread_.data() + read_ + given, n);
         given += n;
         if (n < part.iov_len) break;
       }
-      Model({unread_.data(), given});
-      unread_.erase(unread_.begin(), unread_.begin() + static_cast<ptrdiff_t>(given));
+      Model({unread_.data() + read_, given});
+      read_ += given;
       if (!session_->Received(given, 0)) Close();
     }
   }
@@ -130,9 +135,9 @@ class Connection {
   }
   // Everything that was sent is answered.
   void Finish() {
-    while (open() && (session_->has_outgoing() || !unread_.empty())) {
+    while (open() && (session_->has_outgoing() || read_ != unread_.size())) {
       Take(SIZE_MAX);
-      Feed(SIZE_MAX);
+      Feed(kWhole);
     }
     if (!open()) return;
     SPIRITOS_CHECK(!nonsense_, "a session goes on after nonsense");
@@ -167,28 +172,31 @@ class Connection {
     }
   }
   void CheckReplies() {
-    while (taken_.size() >= FrameHeader::kSize) {
+    size_t checked = 0;
+    while (taken_.size() - checked >= FrameHeader::kSize) {
+      const std::byte* const at = taken_.data() + checked;
       FrameBytes bytes;
-      std::copy_n(taken_.begin(), bytes.size(), bytes.begin());
+      std::copy_n(at, bytes.size(), bytes.begin());
       FrameHeader reply;
       SPIRITOS_CHECK(DecodeFrame(bytes, &reply) == FrameError::kNone && reply.reply(),
                      "a reply that is no frame");
-      if (taken_.size() < FrameHeader::kSize + reply.payload) return;
+      if (taken_.size() - checked < FrameHeader::kSize + reply.payload) break;
       SPIRITOS_CHECK(!asked_.empty(), "a reply to nothing");
       const FrameHeader& asked = asked_.front();
       SPIRITOS_CHECK(reply.op == asked.op && reply.id == asked.id, "a reply to another request");
-      const auto payload = std::span(taken_).subspan(FrameHeader::kSize, reply.payload);
-      const bool zeroes = std::all_of(payload.begin(), payload.end(),
-                                      [](std::byte b) { return b == std::byte{0}; });
-      SPIRITOS_CHECK(reply.status == WireStatus::kOk || zeroes, "a refusal with somebody's bytes");
+      static const ByteVector zeroes(kMaxWirePages * (kPageSize + sizeof(PageTrailer)));
+      SPIRITOS_CHECK(reply.status == WireStatus::kOk ||
+                         std::memcmp(at + FrameHeader::kSize, zeroes.data(), reply.payload) == 0,
+                     "a refusal with somebody's bytes");
       asked_.pop_front();
-      taken_.erase(taken_.begin(),
-                   taken_.begin() + static_cast<ptrdiff_t>(FrameHeader::kSize + reply.payload));
+      checked += FrameHeader::kSize + reply.payload;
     }
+    taken_.erase(taken_.begin(), taken_.begin() + static_cast<ptrdiff_t>(checked));
   }
 
   std::unique_ptr<ServerSession> session_;
-  ByteVector unread_;
+  ByteVector unread_;  // From `read_` on.
+  size_t read_ = 0;
   ByteVector taken_;
   // The model of what was given: a header as far as it has come, what follows it, and
   // whole frames that are not answered yet.
@@ -217,13 +225,14 @@ ByteVector MakeFrame(Input& in) {
   header.slab = slab == 255 ? UINT64_MAX : slab;
   header.epoch = in.Byte();
   header.first = in.Short();
-  header.pages = in.Byte();
+  // Few, most often: what many find is found by few, and sooner.
+  const uint8_t pages = in.Byte();
+  header.pages = pages < 192 ? pages % 4 : pages - 190u;
   const uint8_t spoil = in.Byte();
   const uint8_t value = in.Byte();
   const bool writes = header.op == WireOp::kWrite;
   ByteVector payload;
   if (writes) {
-    header.pages = std::min<uint32_t>(header.pages, kMaxWirePages + 1);
     const ByteVector page(kPageSize, std::byte{value});
     const uint32_t crc = Crc32c(page) ^ ((spoil & kPageChecksum) != 0 ? 1 : 0);
     const std::vector<PageTrailer> trailers(header.pages, PageTrailer{value, crc});
@@ -286,7 +295,7 @@ void Play(Input in, const Files& files) {
   };
   for (size_t i = 0; i < connections.size(); ++i) open(i);
   size_t at = 0;
-  size_t piece = SIZE_MAX;
+  size_t piece = kWhole;
   while (!in.done()) {
     const auto command = static_cast<Command>(in.Byte() % kCommands);
     if (command == kReopen || !connections[at]->open()) open(at);
