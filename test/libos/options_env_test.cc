@@ -32,6 +32,15 @@ bool Holds(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
+TEST_CASE("files for TLS go where their variables say", "[options]") {
+  CHECK(With("SPIRITOS_TLS_PSK=/a").remote.tls.psk == "/a");
+  CHECK(With("SPIRITOS_TLS_CERT=/b").remote.tls.cert == "/b");
+  CHECK(With("SPIRITOS_TLS_KEY=/c").remote.tls.key == "/c");
+  CHECK(With("SPIRITOS_TLS_CA=/d").remote.tls.ca == "/d");
+  CHECK_FALSE(Options{}.remote.tls.any());
+  CHECK(With("SPIRITOS_TLS_CA=/d").remote.tls.any());
+}
+
 TEST_CASE("sizes parse with and without binary suffixes", "[options]") {
   const std::pair<const char*, uint64_t> cases[] = {
       {"0", 0},
