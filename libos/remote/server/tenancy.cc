@@ -99,6 +99,7 @@ void Tenancy::Record(const Client& client, uint64_t slab) {
 
 Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_ns) {
   if (tenant.size() > kMaxTenant) return nullptr;
+  if (!clients_.contains(id) && ClientsOf(tenant) >= kMaxClients) return nullptr;
   std::unique_ptr<Client>& client = clients_[id];
   if (client == nullptr) {
     client = std::make_unique<Client>();
@@ -114,6 +115,12 @@ Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_n
 void Tenancy::Leave(Client& client) {
   SPIRITOS_DCHECK(client.connections != 0, "client of {} has no connection", client.tenant);
   if (--client.connections == 0 && client.slabs.empty()) clients_.erase(WireId(client.id));
+}
+
+size_t Tenancy::ClientsOf(std::string_view tenant) const {
+  return static_cast<size_t>(
+      std::count_if(clients_.begin(), clients_.end(),
+                    [&](const auto& entry) { return entry.second->tenant == tenant; }));
 }
 
 Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {

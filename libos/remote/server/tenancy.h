@@ -77,6 +77,11 @@ class Tenancy {
 
   // The client, made known if it is new. Null when another tenant uses that id (ids
   // are random, so that is no accident), or when the tenant's name is too long.
+  // Clients of one tenant.
+  static constexpr size_t kMaxClients = 1024;
+
+  // The client, made known if it is new. Null when another tenant uses that id: ids
+  // are random, so that is no accident. Null also when the tenant has too many.
   Client* Enter(const WireId& id, std::string_view tenant, uint64_t now_ns);
   // One connection of the client less; it may be gone for that.
   void Leave(Client& client);
@@ -116,6 +121,7 @@ class Tenancy {
 
  private:
   void RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t now_ns);
+  size_t ClientsOf(std::string_view tenant) const;
   RentedSlab* Rent(Client& client, SlabMemory memory);
   bool OverQuota(const Client& client) const;
   void Unrent(Client& client, uint64_t slabs);

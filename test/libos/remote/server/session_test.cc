@@ -422,6 +422,23 @@ TEST_CASE("clients without slabs are forgotten with their last connection", "[re
   CHECK(books.tenancy.tenant_count() == 0);
 }
 
+TEST_CASE("a tenant has no more clients than can be afforded, others have theirs",
+          "[remote][server]") {
+  Books books(1);
+  const auto enter = [&](size_t number, std::string_view tenant) {
+    WireId id{};
+    std::memcpy(id.data(), &number, sizeof(number));
+    return books.tenancy.Enter(id, tenant, 0);
+  };
+  for (size_t i = 0; i < Tenancy::kMaxClients; ++i) REQUIRE(enter(i, "a") != nullptr);
+  CHECK(enter(Tenancy::kMaxClients, "a") == nullptr);
+  CHECK(books.tenancy.client_count() == Tenancy::kMaxClients);
+  CHECK(enter(0, "a") != nullptr);
+  CHECK(enter(Tenancy::kMaxClients, "b") != nullptr);
+  CHECK(books.tenancy.Expire(1000) == Tenancy::kMaxClients + 1);
+  CHECK(enter(Tenancy::kMaxClients, "a") != nullptr);
+}
+
 TEST_CASE("an id belongs to the tenant that came with it first", "[remote][server]") {
   Books books(1);
   Client& client = books.Enter(1, "a");
