@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pools over TLS: who gets in, who does not, and what a hostile network can do.
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
 #include <cerrno>
 #include <string>
 
@@ -34,6 +38,12 @@ std::string ErrorOf(const ServerAddress& address, const TlsOptions& tls,
 
 uint64_t Count(ServerThread& server, ServerCounter counter) {
   return server.server().counters().Get(counter);
+}
+
+// A client may hear of its failure before the server has counted it.
+void AwaitCount(ServerThread& server, ServerCounter counter, uint64_t n) {
+  YieldUntil([&] { return Count(server, counter) >= n; });
+  CHECK(Count(server, counter) == n);
 }
 
 // Writes and reads back one page.
@@ -75,7 +85,7 @@ TEST_CASE("a wrong key and an unknown name are refused, and look the same", "[re
   const std::string unknown = ErrorOf(rig.server.tcp(), rig.With(*TlsKey::Make("x")));
   CHECK(wrong == unknown);
   CHECK_THAT(wrong, Catch::Contains("TLS handshake"));
-  CHECK(Count(rig.server, ServerCounter::kFailedHandshakes) == 2);
+  AwaitCount(rig.server, ServerCounter::kFailedHandshakes, 2);
   CHECK(rig.server.server().clients() == 0);
 }
 
@@ -94,7 +104,7 @@ TEST_CASE("a tenant is not another because it says so", "[remote][tls]") {
   HelloBody hello;
   hello.tenant[0] = 'b';
   CHECK(absl::IsPermissionDenied(greet(hello).status()));
-  CHECK(Count(rig.server, ServerCounter::kNotPermitted) == 1);
+  AwaitCount(rig.server, ServerCounter::kNotPermitted, 1);
 
   // Nor by a token that it got hold of.
   hello.tenant[0] = 'a';
@@ -111,12 +121,27 @@ TEST_CASE("a tenant is not another because it says so", "[remote][tls]") {
 TEST_CASE("nobody talks to a TLS server without, nor the other way around", "[remote][tls]") {
   KeyRig rig;
   ErrorOf(rig.server.tcp(), {});
-  CHECK(Count(rig.server, ServerCounter::kPlainPeers) == 1);
+  AwaitCount(rig.server, ServerCounter::kPlainPeers, 1);
   CHECK(Count(rig.server, ServerCounter::kFailedHandshakes) == 0);
   ServerThread plain(Serving({}));
   CHECK_THAT(ErrorOf(plain.tcp(), rig.With(rig.a)),
              Catch::Contains("TLS handshake with 127.0.0.1 failed"));
-  CHECK(Count(plain, ServerCounter::kBadFrames) == 1);
+  AwaitCount(plain, ServerCounter::kBadFrames, 1);
+}
+
+TEST_CASE("no TLS before 1.3 is spoken", "[remote][tls]") {
+  Authority authority;
+  ServerThread server(Serving(authority.Issue({.common_name = "s", .hosts = "IP:127.0.0.1"})));
+  const std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context(SSL_CTX_new(TLS_client_method()),
+                                                             SSL_CTX_free);
+  SSL_CTX_set_max_proto_version(context.get(), TLS1_2_VERSION);
+  const std::unique_ptr<SSL, void (*)(SSL*)> ssl(SSL_new(context.get()), SSL_free);
+  const UniqueFd socket = *Dial(server.tcp(), NowNs() + 5 * kSecond);
+  REQUIRE(fcntl(socket.get(), F_SETFL, 0) == 0);  // Blocks.
+  SSL_set_fd(ssl.get(), socket.get());
+  CHECK(SSL_connect(ssl.get()) != 1);
+  CHECK(ERR_GET_REASON(ERR_get_error()) == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION);
+  AwaitCount(server, ServerCounter::kFailedHandshakes, 1);
 }
 
 TEST_CASE("another machine is not talked to without TLS, nor listened to", "[remote][tls]") {
@@ -188,7 +213,7 @@ TEST_CASE("a certificate that is not good is not let in", "[remote][tls]") {
     CHECK_THAT(ErrorOf(address, tls), Catch::Contains("certificate verify failed"));
     tls.ca = authority.Issue({}).ca;  // Believes the server, and is not believed.
     CHECK_THAT(ErrorOf(address, tls), Catch::Contains("unknown ca"));
-    CHECK(Count(server, ServerCounter::kFailedHandshakes) == 2);
+    AwaitCount(server, ServerCounter::kFailedHandshakes, 2);
   }
   SECTION("a client's that has expired") {
     CHECK_THAT(ErrorOf(address, authority.Issue({.common_name = "batch", .expired = true})),
@@ -201,7 +226,7 @@ TEST_CASE("a certificate that is not good is not let in", "[remote][tls]") {
   SECTION("no certificate but a key") {
     const TempDir dir;
     ErrorOf(address, {.psk = WriteKeys(dir, {*TlsKey::Make("batch")})});
-    CHECK(Count(server, ServerCounter::kFailedHandshakes) == 1);
+    AwaitCount(server, ServerCounter::kFailedHandshakes, 1);
   }
   SECTION("a server's that is foreign, expired, or of another host") {
     const TlsOptions ours = authority.Issue({.common_name = "batch"});

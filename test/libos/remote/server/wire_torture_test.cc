@@ -209,7 +209,7 @@ TEST_CASE("a frame that never ends holds nothing once its connection is gone", "
 }
 
 TEST_CASE("a peer that falls silent is cut off after its lease", "[remote][server]") {
-  TortureRig rig(30'000, 1000);
+  TortureRig rig(30'000, 2000);
   RawPeer peer(rig.address());
   REQUIRE(peer.Hello(1).ok());
   const uint64_t slab = PlacedBy(peer);
@@ -217,7 +217,7 @@ TEST_CASE("a peer that falls silent is cut off after its lease", "[remote][serve
   REQUIRE(peer.Send({whole.data(), 1000}));
   CHECK(peer.Ends());
   YieldUntil([&] { return rig.server().store().rented() == 1; });
-  CHECK(rig.Count(ServerCounter::kLeasesExpired) == 1);
+  rig.AwaitCount(ServerCounter::kLeasesExpired, 1);
   rig.CheckHonest(1);
 }
 
