@@ -73,8 +73,9 @@ struct TlsOptions {
 
 struct RemoteOptions {
   // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
-  // (slots in a file, direct I/O), `shm:///socket` (a memory server of this machine), or
-  // `tcp://host:port` (a memory server; several, separated by commas, are one pool).
+  // (slots in a file, direct I/O), `shm:///socket` (a memory server of this machine),
+  // `tcp://host:port` or `rdma://host:port` (a memory server; several, separated by
+  // commas, are one pool).
   std::string pool = "embedded:";  // SPIRITOS_POOL
   // Whose slabs they are, to memory servers: letters, digits and marks. Empty = whose the
   // key or certificate is, else "default".

@@ -25,6 +25,7 @@ namespace spiritos {
 namespace {
 
 constexpr std::string_view kTcpScheme = "tcp://";
+constexpr std::string_view kRdmaScheme = "rdma://";
 constexpr std::string_view kShmScheme = "shm://";
 
 absl::Status TimedOut(std::string_view what) {
@@ -97,15 +98,18 @@ absl::StatusOr<ServerAddress> ServerAddress::Parse(std::string_view text) {
     }
     return address;
   }
-  if (!text.starts_with(kTcpScheme)) {
-    return InvalidArgument("\"{}\" is neither tcp://host:port nor shm:///path (SPIRITOS_POOL)",
-                           text);
+  const bool rdma = text.starts_with(kRdmaScheme);
+  if (!rdma && !text.starts_with(kTcpScheme)) {
+    return InvalidArgument(
+        "\"{}\" is none of tcp://host:port, rdma://host:port, shm:///path (SPIRITOS_POOL)", text);
   }
-  const std::string_view place = text.substr(kTcpScheme.size());
+  const std::string_view scheme = rdma ? kRdmaScheme : kTcpScheme;
+  if (rdma) address.kind = Kind::kRdma;
+  const std::string_view place = text.substr(scheme.size());
   const size_t colon = place.rfind(':');
   const bool bracketed = place.starts_with('[') && colon != place.npos && place[colon - 1] == ']';
   if (colon == place.npos || colon == 0 || colon + 1 == place.size()) {
-    return InvalidArgument("\"{}\" is not of the form tcp://host:port (SPIRITOS_POOL)", text);
+    return InvalidArgument("\"{}\" is not of the form {}host:port (SPIRITOS_POOL)", text, scheme);
   }
   address.host = bracketed ? place.substr(1, colon - 2) : place.substr(0, colon);
   address.port = place.substr(colon + 1);
@@ -119,8 +123,8 @@ absl::StatusOr<ServerAddress> ServerAddress::Parse(std::string_view text) {
 }
 
 std::string ServerAddress::ToString() const {
-  return kind == Kind::kUnix ? fmt::format("{}{}", kShmScheme, host)
-                             : fmt::format("{}{}:{}", kTcpScheme, host, port);
+  if (kind == Kind::kUnix) return fmt::format("{}{}", kShmScheme, host);
+  return fmt::format("{}{}:{}", kind == Kind::kRdma ? kRdmaScheme : kTcpScheme, host, port);
 }
 
 bool IsLoopback(const std::string& host) {

@@ -16,9 +16,10 @@
 
 namespace spiritos {
 
-// Where a server listens: tcp://host:port or shm:///path/of/socket.
+// Where a server listens: tcp://host:port, rdma://host:port or shm:///path/of/socket. One
+// that is reached by RDMA is asked over TCP, at the same place.
 struct ServerAddress {
-  enum class Kind : uint8_t { kTcp, kUnix };
+  enum class Kind : uint8_t { kTcp, kUnix, kRdma };
   Kind kind = Kind::kTcp;
   std::string host;  // Or the path.
   std::string port;

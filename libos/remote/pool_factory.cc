@@ -19,6 +19,7 @@ namespace {
 constexpr std::string_view kFileScheme = "file://";
 constexpr std::string_view kShmScheme = "shm://";
 constexpr std::string_view kTcpScheme = "tcp://";
+constexpr std::string_view kRdmaScheme = "rdma://";
 
 constexpr char kDefaultTenant[] = "default";
 
@@ -71,7 +72,7 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
   if (pool.starts_with(kFileScheme) && pool.substr(kFileScheme.size()).starts_with('/')) {
     return FileBackend::Create(std::string(pool.substr(kFileScheme.size())), options.pool_size);
   }
-  if (pool.starts_with(kTcpScheme)) return ConnectServers(options);
+  if (pool.starts_with(kTcpScheme) || pool.starts_with(kRdmaScheme)) return ConnectServers(options);
   if (pool.starts_with(kShmScheme)) {
     SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(pool));
     return ShmBackend::Create(std::move(address),
@@ -79,8 +80,8 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
                               options.pool_size);
   }
   return InvalidArgument(
-      "pool \"{}\" is none of embedded:, file:///path, shm:///socket, tcp://host:port "
-      "(SPIRITOS_POOL)",
+      "pool \"{}\" is none of embedded:, file:///path, shm:///socket, tcp://host:port, "
+      "rdma://host:port (SPIRITOS_POOL)",
       pool);
 }
 

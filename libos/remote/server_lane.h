@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ServerLane: messages to one memory server of one kind, shared by any number
-// of threads.
+// ServerLane: messages to one memory server of one kind, shared by any number of threads.
 //
 //   Submit --> | sent, in order | not sent | --Send--> the server
 //   sink <---- head's end <----------------- Receive --'
@@ -8,13 +7,12 @@
 //   Down --connected--> Up --Break()--> Broken --connected again--> Up
 //                        +------ Fail() ---+--> Failed --connected again--> Up
 //
-// Messages end in the order of their submission. One thread at a time sends,
-// one receives. A thread that waits and finds nobody receiving sleeps until
-// something comes and receives it; the others sleep on a futex until some
-// message has ended or the receiver leaves. When the connection breaks the
-// queue stays, and goes out again over the next one: a read may be repeated,
-// and what keeps a write that arrives twice or late from harm is the business
-// of each kind of lane.
+// Messages end in the order of their submission. One thread at a time sends, one
+// receives. A thread that waits and finds nobody receiving sleeps until something comes
+// and receives it; the others sleep on a futex until some message has ended or the
+// receiver leaves. When the connection breaks the queue stays, and goes out again over
+// the next one: a read may be repeated, and what keeps a write that arrives twice or
+// late from harm is the business of each kind of lane.
 //
 // Context: signal, but for Fail() and connecting. errno is left as it was.
 #pragma once
@@ -30,76 +28,71 @@
 
 namespace spiritos {
 
-// One message to one server. The submitter's until Submit(), and again once
-// final.
+// One message to one server. The submitter's until Submit(), and again once final.
 struct LaneRequest {
   IoOp op = IoOp::kRead;
-  uint64_t slab = 0; // The server's number of it.
+  uint64_t slab = 0;  // The server's number of it.
   uint32_t epoch = 0;
-  uint32_t first = 0; // Page in the slab.
-  uint32_t pages = 0; // At most kMaxWirePages.
-  std::byte *memory = nullptr;
-  std::array<PageTrailer, kMaxWirePages> trailers; // Of a write.
+  uint32_t key = 0;    // Of the slab, for queue pairs.
+  uint32_t first = 0;  // Page in the slab.
+  uint32_t pages = 0;  // At most kMaxWirePages.
+  std::byte* memory = nullptr;
+  std::array<PageTrailer, kMaxWirePages> trailers;  // Of a write.
 
-  WireStatus result = WireStatus::kOk; // Once final.
+  WireStatus result = WireStatus::kOk;  // Once final.
 };
 
 class ServerLane {
-public:
+ public:
   // Messages in flight: no more than any server takes.
   static constexpr uint32_t kWindow = 64;
 
-  // Who is told that a request is final, by whichever thread received it. The
-  // request is the sink's from that call on.
+  // Who is told that a request is final, by whichever thread received it. The request
+  // is the sink's from that call on.
   class Sink {
-  public:
-    virtual void OnFinal(LaneRequest &request) noexcept = 0;
+   public:
+    virtual void OnFinal(LaneRequest& request) noexcept = 0;
 
-  protected:
+   protected:
     ~Sink() = default;
   };
 
-  explicit ServerLane(Sink &sink) : sink_(sink) {}
+  explicit ServerLane(Sink& sink) : sink_(sink) {}
   virtual ~ServerLane() = default;
-  ServerLane(const ServerLane &) = delete;
-  ServerLane &operator=(const ServerLane &) = delete;
+  ServerLane(const ServerLane&) = delete;
+  ServerLane& operator=(const ServerLane&) = delete;
 
-  // All that is queued ends with `result`, and what comes is refused, until the
-  // lane is connected again.
+  // All that is queued ends with `result`, and what comes is refused, until the lane is
+  // connected again.
   void Fail(WireStatus result);
   // The connection is gone: connecting again or Fail() is due.
   virtual bool broken() const { return state() == State::kBroken; }
   // When the oldest message in flight was submitted; 0 with none.
-  uint64_t oldest_ns() const {
-    return oldest_ns_.load(std::memory_order_relaxed);
-  }
+  uint64_t oldest_ns() const { return oldest_ns_.load(std::memory_order_relaxed); }
 
   // kBusy: the window is full. A broken lane queues. kPeerGone: it has failed.
-  [[nodiscard]] IoResult Submit(LaneRequest &request) noexcept;
+  [[nodiscard]] IoResult Submit(LaneRequest& request) noexcept;
   // Receives what is there; true if a request became final.
   bool Poll() noexcept;
-  // Receives until `ready()`, which a message on this lane makes true; false
-  // when `deadline_ns` comes first.
+  // Receives until `ready()`, which a message on this lane makes true; false when
+  // `deadline_ns` comes first.
   bool Wait(absl::FunctionRef<bool()> ready, uint64_t deadline_ns) noexcept;
 
-protected:
+ protected:
   enum class State : uint32_t { kDown, kUp, kBroken, kFailed };
   State state() const { return state_.load(std::memory_order_acquire); }
 
   // What each kind of lane does in its way; these may change errno.
   //
   // A message gets a place in the window, or is refused for now; and leaves it.
-  virtual bool AdmitLocked(uint32_t place, uint64_t id,
-                           const LaneRequest &request) noexcept
+  virtual bool AdmitLocked(uint32_t place, uint64_t id, const LaneRequest& request) noexcept
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) = 0;
-  virtual void DismissLocked(uint32_t) noexcept
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {}
+  virtual void DismissLocked(uint32_t) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {}
   // Sends what is queued, as far as nobody else does.
   virtual void Send() noexcept = 0;
   // For the receiver: takes what is there; true if a request became final.
   virtual bool Receive() noexcept = 0;
-  // For the receiver: sleeps until there is something to take or to send, or
-  // for so long.
+  // For the receiver: sleeps until there is something to take or to send, or for so long.
   virtual void Sleep(uint64_t timeout_ns) noexcept = 0;
   // Has whoever sleeps return.
   virtual void Interrupt() noexcept = 0;
@@ -107,11 +100,9 @@ protected:
   bool MayMoveLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return state_.load(std::memory_order_relaxed) == State::kUp;
   }
-  // Whether a thread uses the connection now. While none does, and the lane is
-  // not up, the connection is the keeper's.
-  bool MovingLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return sending_ || receiving_;
-  }
+  // Whether a thread uses the connection now. While none does, and the lane is not up,
+  // the connection is the keeper's.
+  bool MovingLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) { return sending_ || receiving_; }
   // There is a connection, on which nothing has been sent.
   void ResumeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Sends what waited for the connection, and has sleepers look at it.
@@ -122,23 +113,21 @@ protected:
   uint32_t PlaceLocked(uint32_t i) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return (head_ + i) % kWindow;
   }
-  LaneRequest &RequestLocked(uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+  LaneRequest& RequestLocked(uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return *slots_[PlaceLocked(i)].request;
   }
-  uint64_t IdLocked(uint32_t i) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return head_id_ + i;
-  }
+  uint64_t IdLocked(uint32_t i) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) { return head_id_ + i; }
   void PopLocked() noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  Sink &sink_;
+  Sink& sink_;
   SpinLock lock_{LockRank::kLane};
   uint32_t count_ ABSL_GUARDED_BY(lock_) = 0;
-  uint32_t sent_ ABSL_GUARDED_BY(lock_) = 0; // Of them, from the head on.
+  uint32_t sent_ ABSL_GUARDED_BY(lock_) = 0;  // Of them, from the head on.
   bool sending_ ABSL_GUARDED_BY(lock_) = false;
 
-private:
+ private:
   struct Slot {
-    LaneRequest *request = nullptr;
+    LaneRequest* request = nullptr;
     uint64_t submitted_ns = 0;
   };
 
@@ -162,4 +151,4 @@ private:
   std::atomic<uint32_t> waits_{0};
 };
 
-} // namespace spiritos
+}  // namespace spiritos

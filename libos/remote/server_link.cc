@@ -11,6 +11,14 @@
 #include "libos/base/status.h"
 
 namespace spiritos {
+namespace {
+
+// The first version that gives out slabs' keys.
+constexpr uint16_t kQueuePairVersion = 3;
+// What a busy machine may need to pin a slab's pages for its device; milliseconds, mostly.
+constexpr uint64_t kRegisteringNs = 2'000'000'000;
+
+}  // namespace
 
 ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string tenant,
                        ServerLane::Sink& sink, TlsTunnel* tunnel)
@@ -18,12 +26,21 @@ ServerLink::ServerLink(ServerAddress address, const WireId& client, std::string 
       client_(client),
       tenant_(std::move(tenant)),
       tunnel_(tunnel),
-      lanes_{TcpLane(sink), TcpLane(sink), TcpLane(sink)} {}
+      tcp_lanes_{TcpLane(sink), TcpLane(sink), TcpLane(sink)},
+      rdma_lanes_{RdmaLane(sink), RdmaLane(sink), RdmaLane(sink)} {
+  for (size_t i = 0; i < kLanes; ++i) {
+    if (has_queue_pairs()) {
+      lanes_[i] = &rdma_lanes_[i];
+    } else {
+      lanes_[i] = &tcp_lanes_[i];
+    }
+  }
+}
 
 bool ServerLink::needs_connecting() const {
   if (state_ == State::kLost || !control_.valid()) return true;
   for (size_t i = 0; has_lanes() && i < kLanes; ++i) {
-    if (!lane_made_[i] || lanes_[i].broken()) return true;
+    if (!lane_made_[i] || lanes_[i]->broken()) return true;
   }
   return false;
 }
@@ -47,6 +64,20 @@ absl::Status ServerLink::Open(HelloBody::Role role, uint64_t deadline_ns, Unique
   return absl::OkStatus();
 }
 
+absl::Status ServerLink::ConnectLane(size_t lane, uint64_t deadline_ns) {
+  if (has_queue_pairs()) {
+    const RdmaGreeting greeting{
+        .lane = static_cast<Lane>(lane), .client = client_, .token = welcome_.token};
+    return rdma_lanes_[lane].Connect(address_, greeting, deadline_ns);
+  }
+  UniqueFd socket;
+  WelcomeBody welcome;
+  const auto role = static_cast<HelloBody::Role>(lane + 1);
+  SPIRITOS_RETURN_IF_ERROR(Open(role, deadline_ns, &socket, &welcome));
+  tcp_lanes_[lane].Connect(std::move(socket), welcome.version);
+  return absl::OkStatus();
+}
+
 absl::Status ServerLink::Connect(uint64_t deadline_ns) {
   if (!control_.valid()) {
     UniqueFd socket;
@@ -60,18 +91,22 @@ absl::Status ServerLink::Connect(uint64_t deadline_ns) {
       slabs_ = 0;
       unanswered_.reset();
     }
+    if (has_queue_pairs() && welcome.version < kQueuePairVersion) {
+      return absl::UnimplementedError(
+          fmt::format("{} speaks version {} of the protocol, and RDMA needs {}",
+                      address_.ToString(), welcome.version, kQueuePairVersion));
+    }
     welcome_ = welcome;
     known_ = true;
     control_ = std::move(socket);
   }
   SPIRITOS_RETURN_IF_ERROR(SettleUnanswered(deadline_ns));
   for (size_t i = 0; has_lanes() && i < kLanes; ++i) {
-    if (lane_made_[i] && !lanes_[i].broken()) continue;
-    UniqueFd socket;
-    WelcomeBody welcome;
-    const auto role = static_cast<HelloBody::Role>(i + 1);
-    SPIRITOS_RETURN_IF_ERROR(Open(role, deadline_ns, &socket, &welcome));
-    lanes_[i].Connect(std::move(socket), welcome.version);
+    if (lane_made_[i] && !lanes_[i]->broken()) continue;
+    if (const absl::Status status = ConnectLane(i, deadline_ns); !status.ok()) {
+      Disconnect();  // The server may be another one by now: it is asked again.
+      return status;
+    }
     lane_made_[i] = true;
   }
   state_ = State::kUp;
@@ -86,11 +121,14 @@ absl::StatusOr<FrameHeader> ServerLink::Ask(FrameHeader question, uint64_t deadl
   // A release that is asked for is done, if not now then when it is asked again.
   const bool releases = question.op == WireOp::kRelease;
   if (releases) --slabs_;
+  if (has_queue_pairs() && question.op == WireOp::kPlace) {
+    question.flags |= WireFlags::kExpose;
+    deadline_ns += kRegisteringNs;
+  }
   absl::StatusOr<FrameHeader> answer = spiritos::Ask(control_.get(), question, deadline_ns, files);
   if (!answer.ok()) {
     unanswered_ = question;
-    control_.Reset();
-    state_ = State::kTrying;
+    Disconnect();
     return absl::UnavailableError(answer.status().message());
   }
   const bool good = answer->status == WireStatus::kOk;
@@ -105,7 +143,7 @@ absl::Status ServerLink::SettleUnanswered(uint64_t deadline_ns) {
   const absl::StatusOr<FrameHeader> answer =
       spiritos::Ask(control_.get(), *unanswered_, deadline_ns);
   if (!answer.ok()) {
-    control_.Reset();
+    Disconnect();
     return answer.status();
   }
   unanswered_.reset();
@@ -136,10 +174,15 @@ absl::StatusOr<UniqueFd> ServerLink::OpenSpare(Lane lane, uint64_t deadline_ns, 
   return socket;
 }
 
+void ServerLink::Disconnect() {
+  control_.Reset();
+  if (state_ == State::kUp) state_ = State::kTrying;
+}
+
 void ServerLink::Lose() {
   state_ = State::kLost;
   control_.Reset();
-  for (TcpLane& lane : lanes_) lane.Fail(WireStatus::kUnreachable);
+  for (ServerLane* lane : lanes_) lane->Fail(WireStatus::kUnreachable);
   lane_made_.fill(false);
 }
 

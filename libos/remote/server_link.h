@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "libos/base/fd.h"
 #include "libos/remote/dial.h"
+#include "libos/remote/rdma_lane.h"
 #include "libos/remote/remote_backend.h"
 #include "libos/remote/tcp_lane.h"
 #include "libos/remote/server_lane.h"
@@ -64,12 +65,15 @@ class ServerLink {
   const WelcomeBody& welcome() const { return welcome_; }
   // As far as is known.
   uint64_t free_slabs() const { return welcome_.free_slabs; }
-  ServerLane& lane(Lane lane) { return lanes_[static_cast<size_t>(lane)]; }
-  const ServerLane& lane(Lane lane) const { return lanes_[static_cast<size_t>(lane)]; }
+  ServerLane& lane(Lane lane) { return *lanes_[static_cast<size_t>(lane)]; }
+  const ServerLane& lane(Lane lane) const { return *lanes_[static_cast<size_t>(lane)]; }
   // Whether any connection is broken or was never made.
   bool needs_connecting() const;
 
  private:
+  bool has_queue_pairs() const { return address_.kind == ServerAddress::Kind::kRdma; }
+  absl::Status ConnectLane(size_t lane, uint64_t deadline_ns);
+  void Disconnect();
   absl::Status SettleUnanswered(uint64_t deadline_ns);
   absl::Status Open(HelloBody::Role role, uint64_t deadline_ns, UniqueFd* socket,
                     WelcomeBody* welcome);
@@ -86,7 +90,10 @@ class ServerLink {
   UniqueFd control_;
   uint64_t next_question_ = 1;
   std::optional<FrameHeader> unanswered_;
-  std::array<TcpLane, kLanes> lanes_;
+  // Of one kind, by the address.
+  std::array<TcpLane, kLanes> tcp_lanes_;
+  std::array<RdmaLane, kLanes> rdma_lanes_;
+  std::array<ServerLane*, kLanes> lanes_{};
   std::array<bool, kLanes> lane_made_{};
 };
 

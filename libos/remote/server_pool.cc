@@ -140,6 +140,7 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
       message->op = request.op;
       message->slab = copies[copy].slab;
       message->epoch = copies[copy].epoch;
+      message->key = copies[copy].key;
       message->first = first + offset;
       message->pages = std::min(request.pages - offset, kMaxWirePages);
       message->memory = request.memory + (size_t{offset} << kPageShift);
@@ -210,6 +211,7 @@ void ServerPool::OnReadFailed(Message& message) noexcept {
   message.copy = static_cast<uint8_t>(other);
   message.slab = copies[message.copy].slab;
   message.epoch = copies[message.copy].epoch;
+  message.key = copies[message.copy].key;
   parent.servers[message.copy] = copies[message.copy].server;
   parent.parts.fetch_add(Parts(message.copy, 1) - Parts(from, 1), std::memory_order_acq_rel);
   Launch(message);

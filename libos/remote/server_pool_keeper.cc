@@ -372,7 +372,7 @@ bool ServerPool::PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full
     const auto at = std::find_if(copies.begin(), copies.end(), [](const SlabCopy& copy) {
       return copy.state == SlabCopy::State::kNone;
     });
-    *at = {state, server, answer->epoch, answer->slab};
+    *at = {state, server, answer->epoch, answer->slab, static_cast<uint32_t>(answer->argument)};
     ++tending_[server].placed;
     return true;
   }

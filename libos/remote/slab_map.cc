@@ -14,9 +14,9 @@ uint64_t Pack(const SlabCopy& copy) {
          uint64_t{copy.epoch} << 32;
 }
 
-SlabCopy Unpack(uint64_t word, uint64_t slab) {
+SlabCopy Unpack(uint64_t word, uint64_t slab, uint32_t key) {
   return {static_cast<SlabCopy::State>(word & 0xFF), static_cast<uint16_t>(word >> 8),
-          static_cast<uint32_t>(word >> 32), slab};
+          static_cast<uint32_t>(word >> 32), slab, key};
 }
 
 }  // namespace
@@ -36,7 +36,8 @@ SlabCopies SlabMap::Copies(uint64_t index) const noexcept {
     SlabCopies copies;
     for (uint32_t i = 0; i < kMaxCopies; ++i) {
       copies[i] = Unpack(entry.copies[i][0].load(std::memory_order_relaxed),
-                         entry.copies[i][1].load(std::memory_order_relaxed));
+                         entry.copies[i][1].load(std::memory_order_relaxed),
+                         entry.keys[i].load(std::memory_order_relaxed));
     }
     std::atomic_thread_fence(std::memory_order_acquire);
     if ((before & 1) == 0 && entry.sequence.load(std::memory_order_relaxed) == before) {
@@ -54,6 +55,7 @@ void SlabMap::SetCopies(uint64_t index, const SlabCopies& copies) noexcept {
   for (uint32_t i = 0; i < kMaxCopies; ++i) {
     entry.copies[i][0].store(Pack(copies[i]), std::memory_order_relaxed);
     entry.copies[i][1].store(copies[i].slab, std::memory_order_relaxed);
+    entry.keys[i].store(copies[i].key, std::memory_order_relaxed);
   }
   entry.sequence.store(sequence + 2, std::memory_order_release);
 }

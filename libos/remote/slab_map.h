@@ -32,6 +32,7 @@ struct SlabCopy {
   uint16_t server = 0;
   uint32_t epoch = 0;
   uint64_t slab = 0;  // The server's number of it.
+  uint32_t key = 0;   // For queue pairs.
 
   bool operator==(const SlabCopy&) const = default;
 };
@@ -51,6 +52,7 @@ class SlabMap {
  private:
   struct alignas(kCacheLine) Entry {
     std::atomic<uint32_t> sequence{0};
+    std::array<std::atomic<uint32_t>, kMaxCopies> keys{};
     // A copy in two words: state, server, epoch; slab.
     std::array<std::array<std::atomic<uint64_t>, 2>, kMaxCopies> copies{};
   };

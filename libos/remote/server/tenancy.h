@@ -69,6 +69,8 @@ class Tenancy {
 
   // A tenant's name, with what the connection proves about it.
   static constexpr size_t kMaxTenant = sizeof(SlabRecord::tenant) - 1;
+  // Clients of one tenant.
+  static constexpr size_t kMaxClients = 1024;
 
   Tenancy(SlabStore& store, const Options& options);
 
@@ -76,12 +78,8 @@ class Tenancy {
   uint64_t Restore(uint64_t now_ns);
 
   // The client, made known if it is new. Null when another tenant uses that id (ids
-  // are random, so that is no accident), or when the tenant's name is too long.
-  // Clients of one tenant.
-  static constexpr size_t kMaxClients = 1024;
-
-  // The client, made known if it is new. Null when another tenant uses that id: ids
-  // are random, so that is no accident. Null also when the tenant has too many.
+  // are random, so that is no accident), when the tenant's name is too long, or when it
+  // has too many clients.
   Client* Enter(const WireId& id, std::string_view tenant, uint64_t now_ns);
   // One connection of the client less; it may be gone for that.
   void Leave(Client& client);
