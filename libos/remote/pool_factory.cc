@@ -54,6 +54,12 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOption
           "(SPIRITOS_POOL)",
           address.ToString());
     }
+    if (options.copies > 1 && address.kind != ServerAddress::Kind::kTcp) {
+      return InvalidArgument(
+          "mirror={} is for servers over TCP, which look at the versions of what is copied to "
+          "them; {} is none (SPIRITOS_DURABILITY, SPIRITOS_POOL)",
+          options.copies, address.ToString());
+    }
     servers.servers.push_back(std::move(address));
     rest = comma == rest.npos ? std::string_view() : rest.substr(comma + 1);
   }
@@ -62,7 +68,7 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOption
 
 absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions& options) {
   const std::string_view pool = options.pool;
-  if (options.copies > 1 && !pool.starts_with(kTcpScheme)) {
+  if (options.copies > 1 && !pool.starts_with(kTcpScheme) && !pool.starts_with(kRdmaScheme)) {
     return InvalidArgument(
         "mirror={} needs a pool of servers, tcp://host:port,tcp://host:port, not \"{}\" "
         "(SPIRITOS_DURABILITY, SPIRITOS_POOL)",

@@ -35,8 +35,4 @@ std::string HostPort::ToString() const {
   return fmt::format("{}{}{}:{}", bracketed ? "[" : "", host, bracketed ? "]" : "", port);
 }
 
-bool HostPort::loopback() const {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
-
 }  // namespace spiritos::cli

@@ -16,8 +16,6 @@ struct HostPort {
   // "host:port", "[v6]:port", or "port" of the loopback address.
   static absl::StatusOr<HostPort> Parse(std::string_view text);
   std::string ToString() const;
-  // Only this machine can connect there.
-  bool loopback() const;
 };
 
 }  // namespace spiritos::cli

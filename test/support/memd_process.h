@@ -25,11 +25,12 @@ namespace spiritos {
 
 class MemdProcess {
  public:
-  explicit MemdProcess(const std::vector<std::string>& arguments) {
+  // `keys` is a file of keys: programs must have one, as the device is no loopback.
+  MemdProcess(const std::string& keys, const std::vector<std::string>& arguments) {
     const char* const program = std::getenv("SPIRITOS_PROGRAM");
     REQUIRE(program != nullptr);
-    std::vector<std::string> words{program,     "memd",           "--rdma", RdmaAddress() + ":0",
-                                   "--no-lock", "--trust-network"};
+    std::vector<std::string> words{program,     "memd",      "--rdma", RdmaAddress() + ":0",
+                                   "--no-lock", "--tls-psk", keys};
     words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());

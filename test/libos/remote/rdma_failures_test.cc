@@ -315,11 +315,14 @@ TEST_CASE("a server killed in the middle of batches takes nothing along that has
           "[remote][rdma]") {
   constexpr uint32_t kRun = 256;
   const bool mirrored = GENERATE(true, false);
-  std::optional<MemdProcess> kept(std::in_place, std::vector<std::string>{"--memory", "64M"});
-  std::optional<MemdProcess> killed(std::in_place, std::vector<std::string>{"--memory", "64M"});
-  ServerPool::Options options{.servers = {killed->rdma()}, .tenant = "test", .give_up_ms = 5000};
+  const TempDir dir;
+  const TlsOptions tls{.psk = WriteKeys(dir, {*TlsKey::Make("test")})};
+  MemdProcess kept(tls.psk, {"--memory", "64M", "--host", "kept"});
+  MemdProcess killed(tls.psk, {"--memory", "64M", "--host", "killed"});
+  ServerPool::Options options{.servers = {killed.rdma()}, .tenant = "test", .give_up_ms = 5000};
+  options.tunnel = *TlsTunnel::Create(*TlsContext::ForClient(tls));
   if (mirrored) {
-    options.servers.push_back(kept->rdma());
+    options.servers.push_back(kept.rdma());
     options.copies = 2;
     options.dead_ms = 5000;
   }
@@ -340,7 +343,7 @@ TEST_CASE("a server killed in the middle of batches takes nothing along that has
     }
   });
   YieldUntil([&] { return !writing.load(); });
-  killed->Kill();
+  killed.Kill();
   writer.join();
   const int read = Run(**pool, IoOp::kRead, Lane::kDemand, slab, kRun, in[0]);
   if (mirrored) {
