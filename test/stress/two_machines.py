@@ -93,7 +93,7 @@ def test(stack, options, server, program):
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     key = key_file(options.spiritos, folder, "batch.key", "batch")
     wrong = key_file(options.spiritos, folder, "wrong.key", "batch")
-    memd = [options.spiritos, "memd", "--tcp", f"{SERVER_HOST}:{PORT}", "--memory", "256M",
+    memd = [options.spiritos, "memd", "--tcp", f"{SERVER_HOST}:{PORT}", "--memory", "1G",
             "--no-lock"]
     oracle = [options.oracle, "--operations", str(options.operations),
               f"SPIRITOS_POOL=tcp://{SERVER_HOST}:{PORT}"]
