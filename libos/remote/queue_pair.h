@@ -2,8 +2,8 @@
 // QueuePair: transfers between registered near memory and a memory server's slabs, in
 // which the server's processors take no part.
 //
-// Transfers are done in the order of posting. The end of the last one of each Post() is
-// reported, and with it that of all before. The first that fails ends the connection.
+// Transfers are done in the order of posting. The end of each message's last one is
+// reported, and the first one that fails ends the connection.
 //
 // Threads: one posts, another one polls, arms and sleeps. Context: signal, but for
 // making and unmaking. errno may change.
@@ -39,9 +39,9 @@ class QueuePair {
       kRefused,  // The server's device does not let us at what a message names.
       kBroken,
     };
-    uint64_t through = 0;  // Every message up to this one is done; 0 = no news.
-    // With one the connection has ended; of kRefused the message after `through` is why.
-    Fault fault = Fault::kNone;
+    uint64_t through = 0;        // Every message up to this one is done; 0 = no news.
+    Fault fault = Fault::kNone;  // With one the connection has ended.
+    uint64_t refused = 0;        // Of kRefused: the message that is why.
   };
 
   // Transfers of one Post(), and on their way in all: two for each message of a lane.

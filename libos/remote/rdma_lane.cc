@@ -121,6 +121,11 @@ bool RdmaLane::Post(std::span<const Outgoing> batch) noexcept {
   return queue_pair_->Post({transfers.data(), count});
 }
 
+bool RdmaLane::IsOldest(uint64_t id) noexcept {
+  LockGuard guard(lock_);
+  return sent_ != 0 && IdLocked(0) == id;
+}
+
 bool RdmaLane::FinishOne(uint64_t through, WireStatus result) noexcept {
   LaneRequest* request;
   const std::byte* pages;
@@ -148,8 +153,8 @@ bool RdmaLane::Receive() noexcept {
   while (true) {
     const QueuePair::Progress progress = queue_pair_->Poll();
     while (FinishOne(progress.through, WireStatus::kOk)) finished = true;
-    if (progress.fault == Fault::kRefused) {
-      finished = FinishOne(progress.through + 1, WireStatus::kNoSlab) || finished;
+    if (progress.fault == Fault::kRefused && IsOldest(progress.refused)) {
+      finished = FinishOne(progress.refused, WireStatus::kNoSlab) || finished;
     }
     if (progress.fault != Fault::kNone) Break();
     if (progress.fault != Fault::kNone || progress.through == 0) return finished;

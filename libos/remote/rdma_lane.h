@@ -6,7 +6,7 @@
 //
 // Far memory cannot be registered with a device, which would pin it, so bytes go through
 // near staging of a fixed size; a write in flight is not torn by stores. Messages that
-// are small and there at once go out in one chain, of which the last end is reported.
+// are small and there at once go out in one chain.
 // Trailers follow their pages: a page without its trailer is told by its checksum.
 //
 // No server looks at versions here. What keeps a late write from harm is that the old
@@ -74,6 +74,7 @@ class RdmaLane final : public ServerLane {
   bool IsMoving();
   uint32_t TakeUnsentLocked(Outgoing* batch) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   bool Post(std::span<const Outgoing> batch) noexcept;
+  bool IsOldest(uint64_t id) noexcept;
   // Ends the oldest message, if it is sent and its number at most `through`.
   bool FinishOne(uint64_t through, WireStatus result) noexcept;
 

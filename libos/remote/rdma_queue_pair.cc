@@ -195,7 +195,10 @@ bool RdmaQueuePair::Post(std::span<const Transfer> transfers) noexcept {
     requests[i].sg_list = &parts[i];
     requests[i].num_sge = 1;
     requests[i].opcode = transfer.op == IoOp::kRead ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
-    requests[i].send_flags = last ? unsigned{IBV_SEND_SIGNALED} : 0;
+    // What ends a message is reported, so that no message need be taken for done because
+    // a later one has failed.
+    const bool ends = last || transfers[i + 1].message != transfer.message;
+    requests[i].send_flags = ends ? unsigned{IBV_SEND_SIGNALED} : 0;
     requests[i].wr.rdma.remote_addr = transfer.remote;
     requests[i].wr.rdma.rkey = transfer.key;
   }
@@ -207,6 +210,10 @@ bool RdmaQueuePair::Post(std::span<const Transfer> transfers) noexcept {
 
 QueuePair::Progress RdmaQueuePair::Poll() noexcept {
   Progress progress;
+  if (!failure().empty()) {  // The rest has been flushed.
+    progress.fault = Progress::Fault::kBroken;
+    return progress;
+  }
   std::array<ibv_wc, kCompletionsAtOnce> completions;
   const int count = ibv_poll_cq(completions_.get(), kCompletionsAtOnce, completions.data());
   if (count < 0) {
@@ -220,11 +227,11 @@ QueuePair::Progress RdmaQueuePair::Poll() noexcept {
       progress.through = completion.wr_id;
       continue;
     }
-    // What was posted before it is done, reported or not; what comes after it is flushed.
-    progress.through = completion.wr_id - 1;
+    // The messages before it have been reported; what comes after it is flushed.
     failure_.store(ibv_wc_status_str(completion.status), std::memory_order_release);
     progress.fault =
         IsRefusal(completion.status) ? Progress::Fault::kRefused : Progress::Fault::kBroken;
+    progress.refused = completion.wr_id;
     break;
   }
   return progress;

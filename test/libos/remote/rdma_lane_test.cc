@@ -66,6 +66,7 @@ class FakeQueuePair final : public QueuePair {
     if (!left.empty() && left.front().key != kKey) {
       progress.fault = Progress::Fault::kRefused;
       progress.through = left.front().message - 1;
+      progress.refused = left.front().message;
     } else if (server->broken) {
       progress.fault = Progress::Fault::kBroken;
     } else if (progress.through == std::exchange(reported_, progress.through)) {
