@@ -26,8 +26,8 @@
 #include "libos/remote/dial.h"
 #include "libos/remote/rdma_lane.h"
 #include "libos/remote/remote_backend.h"
-#include "libos/remote/tcp_lane.h"
 #include "libos/remote/server_lane.h"
+#include "libos/remote/tcp_lane.h"
 #include "libos/remote/tls_tunnel.h"
 #include "libos/remote/wire.h"
 

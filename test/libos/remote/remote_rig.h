@@ -24,8 +24,8 @@
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
 #include "libos/remote/shm_backend.h"
-#include "test/support/rdma_device.h"
 #include "test/support/key_file.h"
+#include "test/support/rdma_device.h"
 #include "test/support/server_thread.h"
 #include "test/support/temp_dir.h"
 
