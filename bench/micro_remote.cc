@@ -57,7 +57,7 @@ struct Settings {
 };
 
 void Pin(int cpu) {
-  const std::vector<int> cpus = UsableCpus();
+  static const std::vector<int> cpus = UsableCpus();  // Before the first pinning.
   const absl::Status status = PinThisThread({cpus[static_cast<size_t>(cpu) % cpus.size()]});
   SPIRITOS_CHECK(status.ok(), "pinning: {}", MessageOf(status));
 }
