@@ -135,6 +135,22 @@ bool IsLoopback(const std::string& host) {
   return host == "localhost";
 }
 
+absl::Status Resolve(const ServerAddress& address, sockaddr_storage* to, socklen_t* size) {
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::UnavailableError(
+        fmt::format("finding {}: {}", address.ToString(), gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
+  std::memcpy(to, found->ai_addr, found->ai_addrlen);
+  *size = found->ai_addrlen;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns) {
   sockaddr_storage to{};
   socklen_t size = 0;
@@ -148,18 +164,7 @@ absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns
     std::memcpy(name.sun_path, address.host.c_str(), address.host.size() + 1);
     size = sizeof(sockaddr_un);
   } else {
-    addrinfo hints{};
-    hints.ai_flags = AI_NUMERICSERV;
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* found = nullptr;
-    const int error = getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
-    if (error != 0) {
-      return absl::UnavailableError(
-          fmt::format("finding {}: {}", address.ToString(), gai_strerror(error)));
-    }
-    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
-    std::memcpy(&to, found->ai_addr, found->ai_addrlen);
-    size = found->ai_addrlen;
+    SPIRITOS_RETURN_IF_ERROR(Resolve(address, &to, &size));
   }
   UniqueFd socket(::socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return ErrnoStatus(errno, "making a socket");

@@ -4,6 +4,8 @@
 // Every step has a deadline. Context: any; these calls block.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstdint>
 #include <span>
 #include <string>
@@ -30,6 +32,9 @@ struct ServerAddress {
 
 // Whether a host is this machine and no other: 127.0.0.0/8, ::1 or "localhost".
 bool IsLoopback(const std::string& host);
+
+// The socket address of a host and port. REQUIRES: not a Unix socket's.
+absl::Status Resolve(const ServerAddress& address, sockaddr_storage* to, socklen_t* size);
 
 // A non-blocking socket, connected, without delay for small messages.
 absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns);

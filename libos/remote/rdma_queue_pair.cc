@@ -3,7 +3,6 @@
 #include "libos/remote/rdma_queue_pair.h"
 
 #include <fmt/core.h>
-#include <netdb.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -86,17 +85,10 @@ absl::Status RdmaQueuePair::Resolve(const ServerAddress& address, uint64_t deadl
   // Older kernels keep to their own, longer one.
   static_cast<void>(
       rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout, sizeof(timeout)));
-  addrinfo hints{};
-  hints.ai_flags = AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(address.host.c_str(), address.port.c_str(), &hints, &found);
-  if (error != 0) {
-    return absl::UnavailableError(
-        fmt::format("finding {}: {}", address.ToString(), gai_strerror(error)));
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
-  if (rdma_resolve_addr(id, nullptr, found->ai_addr, LeftMs(deadline_ns)) != 0) {
+  sockaddr_storage to{};
+  socklen_t size = 0;
+  SPIRITOS_RETURN_IF_ERROR(spiritos::Resolve(address, &to, &size));
+  if (rdma_resolve_addr(id, nullptr, reinterpret_cast<sockaddr*>(&to), LeftMs(deadline_ns)) != 0) {
     return RdmaError(errno, fmt::format("finding {}", address.ToString()));
   }
   SPIRITOS_RETURN_IF_ERROR(Await(RDMA_CM_EVENT_ADDR_RESOLVED, address, deadline_ns));

@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
+#include "libos/base/copy.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/status.h"
 
@@ -19,8 +19,8 @@ namespace spiritos {
 namespace {
 
 constexpr uint64_t kMs = 1'000'000;
-// Sends of one message before its failure counts.
-constexpr uint8_t kAttempts = 3;
+// Sends of one message from a buffer before its failure counts.
+constexpr uint8_t kAttempts = 2;
 constexpr size_t kBounceBytes = size_t{kMaxWirePages} << kPageShift;
 
 // Messages of each copy that a request still waits for, a byte for a copy.
@@ -221,8 +221,10 @@ void ServerPool::OnWriteFailed(Message& message) noexcept {
   if (message.result == WireStatus::kUnreachable) {
     unreachable_writes_.fetch_add(1, std::memory_order_relaxed);
   }
-  if (message.result == WireStatus::kDamaged && ++message.attempts < kAttempts &&
-      CopyToBounce(message)) {
+  if (message.result == WireStatus::kDamaged && message.attempts < kAttempts) {
+    // Without a free buffer it is tried again later: the copy is none the worse for it.
+    if (!CopyToBounce(message)) return Stall(message);
+    ++message.attempts;
     return Launch(message);
   }
   if (!IsInMap(message)) return EndMessage(message, false);
@@ -255,7 +257,7 @@ bool ServerPool::CopyToBounce(Message& message) noexcept {
   std::byte* const to = bounce_memory_.data() + size_t(message.bounce) * kBounceBytes;
   for (uint32_t i = 0; i < message.pages; ++i) {
     std::byte* const page = to + (size_t{i} << kPageShift);
-    std::memcpy(page, message.memory + (size_t{i} << kPageShift), kPageSize);
+    CopyWhileStored(page, message.memory + (size_t{i} << kPageShift), kPageSize);
     message.trailers[i].crc = Crc32c({page, kPageSize});
   }
   message.memory = to;
