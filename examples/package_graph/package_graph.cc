@@ -39,8 +39,9 @@ constexpr int kWrongResult = 2;
 constexpr uint64_t kHeadroomBytes = uint64_t{32} << 20;
 constexpr uint64_t kHeadroomShare = 8;
 
-// Address space of the far heap, in working sets. Costs nothing while untouched.
-constexpr uint64_t kHeapFactor = 3;
+// Address space of the far heap, in working sets: what is live, and holes between it. A
+// pool of servers has to have room for all of it.
+constexpr uint64_t kHeapFactor = 2;
 
 struct Arguments {
   WorkerOptions worker;

@@ -19,8 +19,7 @@ namespace {
 // takes to fall asleep and be woken.
 constexpr uint64_t kSpinNs = 25'000;
 // Spinning that found its reply earns credit, in vain it costs some; one wait in so
-// many tries anyway.
-constexpr uint32_t kMaxSpinCredit = 8;
+// many tries anyway. A server that would need the CPU we spin on never answers meanwhile.
 constexpr uint32_t kSpinProbe = 64;
 // A sleeping receiver looks up so often, whatever happens.
 constexpr uint64_t kLookNs = 100'000'000;
@@ -91,7 +90,7 @@ bool ServerLane::Poll() noexcept {
 bool ServerLane::Spin(absl::FunctionRef<bool()> ready) noexcept {
   const uint32_t credit = spin_credit_.load(std::memory_order_relaxed);
   const bool probe = waits_.fetch_add(1, std::memory_order_relaxed) % kSpinProbe == 0;
-  if (UsableCores() < 2 || (credit == 0 && !probe)) return ready();
+  if (credit == 0 && !probe) return ready();
   const uint64_t end_ns = NowNs() + kSpinNs;
   do {
     Poll();

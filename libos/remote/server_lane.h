@@ -147,7 +147,8 @@ class ServerLane {
   // Bumped when a request becomes final and when the receiver leaves.
   std::atomic<uint32_t> turn_{0};
   std::atomic<uint32_t> sleepers_{0};
-  std::atomic<uint32_t> spin_credit_{0};
+  static constexpr uint32_t kMaxSpinCredit = 8;
+  std::atomic<uint32_t> spin_credit_{kMaxSpinCredit};
   std::atomic<uint32_t> waits_{0};
 };
 

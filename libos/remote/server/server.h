@@ -85,6 +85,8 @@ class MemoryServer {
   absl::Status ListenUnix();
   absl::Status ListenTcp();
 
+  void ServeHot();
+  uint64_t ServeReady();  // What time it was.
   void Accept(int listener, uint64_t now_ns);
   void SetListening(bool listening);
   void MakeRoom();
@@ -118,6 +120,8 @@ class MemoryServer {
   bool listening_ = true;                 // False: without descriptors for connections.
   uint64_t reviewed_ns_ = 0;
   uint64_t busy_until_ns_ = 0;  // Until then it looks instead of sleeping.
+  // Whose demand read came last: looked at without asking who is ready.
+  ServerConnection* hot_ = nullptr;
 
   std::atomic<bool> stopping_{false};
   std::atomic<uint64_t> connection_count_{0};
