@@ -44,7 +44,7 @@ void Fetcher::Begin(DemandRead& read, Zone& zone, uint32_t index) noexcept {
   read.vpn = zone.vpn(index);
   read.request.op = IoOp::kRead;
   read.request.lane = Lane::kDemand;
-  read.request.first = zone.region->SlotOf(read.vpn);
+  read.request.first = zone.region->SlotOf(read.vpn, zone.pages[index].Load().generation());
   read.request.pages = 1;
   read.request.memory = pages_.Take(parker_);
   read.request.avoid = 0;
@@ -138,7 +138,7 @@ bool Fetcher::ReclaimOldest() noexcept {
 
 uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexcept {
   const Vpn vpn = zone.vpn(index);
-  if (!zone.region->SlabOf(vpn).placed()) return 0;
+  const uint8_t generation = zone.pages[index].Load().generation();
   count = std::min(
       {count, max_window_, kZonePages - index, kSlabPages - zone.region->IndexInSlab(vpn)});
   Window* const window = TakeFree();
@@ -147,7 +147,9 @@ uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexce
   while (claimed < count) {
     AtomicPageWord& page = zone.pages[index + claimed];
     PageWord word = page.Load();
+    // One read is of one place: pages of another generation have another.
     if (word.state() != PageState::kRemote || !word.slot_valid()) break;
+    if (word.generation() != generation) break;
     if (!page.Take(word, word.ToReadAhead(static_cast<uint32_t>(window - windows_)))) break;
     ++claimed;
   }
@@ -168,7 +170,7 @@ uint32_t Fetcher::StartWindow(Zone& zone, uint32_t index, uint32_t count) noexce
   IoRequest& request = window->request;
   request.op = IoOp::kRead;
   request.lane = Lane::kPrefetch;
-  request.first = zone.region->SlotOf(vpn);
+  request.first = zone.region->SlotOf(vpn, generation);
   request.pages = claimed;
   request.memory = window->buffer;
   request.status.store(IoStatus::kPending, std::memory_order_relaxed);

@@ -131,7 +131,8 @@ void Pager::WaitForGate(Zone& zone) noexcept {
 
 FaultOutcome Pager::Load(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept {
   if (in_place_ && word.slot_valid()) {
-    WarmPage<kFirstLines>(parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index))));
+    const SlotId slot = zone.region->SlotOf(zone.vpn(index), word.generation());
+    WarmPage<kFirstLines>(parts_.remote.Direct(slot));
     __builtin_prefetch(&zone.hashes[index]);
   }
   evictors_->TakeFrame();
@@ -178,10 +179,13 @@ uint32_t Pager::ExtendRun(Zone& zone, uint32_t index, PageState state, uint32_t 
   const auto at = [&](uint32_t i) -> AtomicPageWord& {
     return zone.pages[direction > 0 ? index + i : index - i];
   };
+  const uint8_t generation = at(0).Load().generation();
   uint32_t count = 1;
   while (count <= frames) {
     PageWord word = at(count).Load();
-    const bool alike = word.state() == state && (state == PageState::kEmpty || word.slot_valid());
+    const bool alike =
+        word.state() == state &&
+        (state == PageState::kEmpty || (word.slot_valid() && word.generation() == generation));
     if (!alike || !at(count).Take(word, word.ToLoading())) break;
     ++count;
   }
@@ -263,7 +267,9 @@ bool Pager::LoadInPlace(Zone& zone, uint32_t index, FaultKind kind) noexcept {
 uint32_t Pager::FillFromSlots(Zone& zone, uint32_t index, uint32_t count, int direction,
                               FaultKind kind) noexcept {
   const auto at = [&](uint32_t i) { return direction > 0 ? index + i : index - i; };
-  const std::byte* const base = parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index)));
+  const uint8_t generation = zone.pages[index].Load().generation();
+  const std::byte* const base =
+      parts_.remote.Direct(zone.region->SlotOf(zone.vpn(index), generation));
   const auto bytes_of = [&](uint32_t i) {
     const size_t distance = size_t{i} << kPageShift;
     return direction > 0 ? base + distance : base - distance;

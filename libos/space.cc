@@ -60,8 +60,8 @@ absl::Status Space::Impl::Start() {
   // Waiting by spinning for longer than a wake-up costs never pays; on one CPU
   // spinning only delays whom one waits for.
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);
-  const EvictContext context{*fault_, *remote_, frames_,  zones_,
-                             parker_, hasher_,  metrics_, regions_.epoch()};
+  const EvictContext context{*fault_, *remote_, frames_,          zones_,     parker_,
+                             hasher_, metrics_, regions_.epoch(), generation_};
   evictors_ = std::make_unique<EvictorGroup>(context, cache_, options_.evict, stalls_);
   SPIRITOS_RETURN_IF_ERROR(pager_.Attach(*fault_, *evictors_));
   SPIRITOS_RETURN_IF_ERROR(evictors_->Start(arena_));
@@ -175,11 +175,13 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
   for (uint32_t i = begin; i < end; ++i) zone.versions[i] = Zone::GivenUp(zone.versions[i]);
   // Before anybody can touch these pages, and so write their slots, again.
   if (with_bytes_begin < with_bytes_end) {
-    Slab& slab = zone.region->SlabOf(zone.vpn(with_bytes_begin));
-    const uint32_t in_slab = zone.region->IndexInSlab(zone.vpn(with_bytes_begin));
+    const Vpn vpn = zone.vpn(with_bytes_begin);
+    const uint32_t in_slab = zone.region->IndexInSlab(vpn);
     const uint32_t count = std::min(with_bytes_end - with_bytes_begin, kSlabPages - in_slab);
-    if (slab.placed()) {
-      remote_->Forget(zone.region->SlotOf(zone.vpn(with_bytes_begin)), count);
+    // Older generations' slots may be somebody else's too.
+    const uint8_t generation = generation_.load(std::memory_order_acquire);
+    if (zone.region->SlabOf(vpn).placed(generation)) {
+      remote_->Forget(zone.region->SlotOf(vpn, generation), count);
     }
   }
   metrics_.Add(Metric::kDiscardedPages, resident);
@@ -276,7 +278,7 @@ void Space::Impl::Retire(Region& region) {
   }
   for (const auto& slab : region.slabs()) {
     if (slab.use_count() != 1) continue;  // A moved range lives on in it.
-    if (slab->placed()) remote_->ReleaseSlab(slab->first());
+    slab->ForEachPlace([&](SlotId first) { remote_->ReleaseSlab(first); });
     --reserved_slabs_;
   }
 }

@@ -83,6 +83,8 @@ class Space::Impl {
   Parker parker_;
   PageHasher hasher_;
   std::unique_ptr<RemoteBackend> remote_;
+  // Of slots that are written from now on. Slots of those before it stay as they are.
+  std::atomic<uint8_t> generation_{0};
   FreeFramePool frames_;
   FreeFrameCache cache_;
   ZoneLists zones_;

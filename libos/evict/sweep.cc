@@ -35,6 +35,11 @@ void PrefetchPage(const std::byte* page) {
   for (size_t line = 0; line < 8; ++line) __builtin_prefetch(page + line * kCacheLine);
 }
 
+PageWord PostWrite(PageWord word, uint8_t generation) {
+  const PageWord posted = word.WritePosted().WithGeneration(generation);
+  return SPIRITOS_PLANTED(kStaleSlotValid) ? posted.WithSlotValid(word.slot_valid()) : posted;
+}
+
 }  // namespace
 
 bool Sweep::Begin(const EvictContext& context, Zone& zone, uint32_t begin, uint32_t end,
@@ -148,56 +153,46 @@ void Sweep::Write(const EvictContext& context) noexcept {
       }
       continue;
     }
-    if (!EnsureSlab(context, zone_->vpn(index))) continue;  // Stays: Finish() gives it back.
-    if (context.remote.Direct(zone_->region->SlotOf(zone_->vpn(index))) != nullptr) {
-      WriteInPlace(context, index, word);
+    const PageWord posted = PostWrite(word, context.generation.load(std::memory_order_acquire));
+    const Vpn vpn = zone_->vpn(index);
+    // A page without a slab stays: Finish() gives it back.
+    if (!EnsureSlab(context, vpn, posted.generation())) continue;
+    if (!zone_->pages[index].Take(word, posted)) continue;  // Rescued.
+    zone_->versions[index] = Zone::Written(zone_->versions[index]);
+    const SlotId slot = zone_->region->SlotOf(vpn, posted.generation());
+    if (std::byte* const in_place = context.remote.Direct(slot); in_place != nullptr) {
+      WriteInPlace(context, index, in_place);
     } else {
-      QueueWrite(context, index, word);
+      QueueWrite(context, index, slot);
     }
   }
   if (request_open_) SubmitRequest(context);
 }
 
-bool Sweep::EnsureSlab(const EvictContext& context, Vpn vpn) noexcept {
+bool Sweep::EnsureSlab(const EvictContext& context, Vpn vpn, uint8_t generation) noexcept {
   Slab& slab = zone_->region->SlabOf(vpn);
-  if (slab.placed()) [[likely]]
+  if (slab.placed(generation)) [[likely]]
     return true;
   SlotId first;
   if (context.remote.PlaceSlab(&first) != IoResult::kOk) {
     context.metrics.Add(Metric::kWriteErrors);
     return false;
   }
-  if (!slab.TryPlace(first)) context.remote.ReleaseSlab(first);  // Somebody was faster.
+  // Somebody may have been faster.
+  if (!slab.TryPlace(generation, first)) context.remote.ReleaseSlab(first);
   return true;
 }
 
-namespace {
-
-PageWord PostWrite(PageWord word) {
-  const PageWord posted = word.WritePosted();
-  return SPIRITOS_PLANTED(kStaleSlotValid) ? posted.WithSlotValid(word.slot_valid()) : posted;
-}
-
-}  // namespace
-
-void Sweep::WriteInPlace(const EvictContext& context, uint32_t index, PageWord word) noexcept {
-  PageWord expected = word;
-  if (!zone_->pages[index].Take(expected, PostWrite(word))) return;  // Rescued.
-  zone_->versions[index] = Zone::Written(zone_->versions[index]);
+void Sweep::WriteInPlace(const EvictContext& context, uint32_t index, std::byte* slot) noexcept {
   SPIRITOS_PAUSE_POINT(kWritePosted);
-  std::byte* const slot = context.remote.Direct(zone_->region->SlotOf(zone_->vpn(index)));
   const int error = SPIRITOS_FAILPOINT(kBackendWrite);
   PageHash hash;
   if (error == 0) hash = context.hasher.CopyAndHash(slot, zone_->vpn(index).address());
   Acknowledge(context, index, hash, error == 0);
 }
 
-void Sweep::QueueWrite(const EvictContext& context, uint32_t index, PageWord word) noexcept {
-  PageWord expected = word;
-  if (!zone_->pages[index].Take(expected, PostWrite(word))) return;  // Rescued.
-  zone_->versions[index] = Zone::Written(zone_->versions[index]);
+void Sweep::QueueWrite(const EvictContext& context, uint32_t index, SlotId slot) noexcept {
   pending_hashes_[index] = context.hasher.Hash(zone_->vpn(index).address());
-  const SlotId slot = zone_->region->SlotOf(zone_->vpn(index));
   std::byte* const bytes = zone_->vpn(index).address();
   if (request_open_) {
     IoRequest& request = requests_[request_count_ - 1];

@@ -21,6 +21,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 
 #include "libos/base/epoch.h"
@@ -46,6 +47,7 @@ struct EvictContext {
   const PageHasher& hasher;
   Metrics& metrics;
   Epoch& epoch;  // Zones found on lists stay zones of their region under it.
+  const std::atomic<uint8_t>& generation;  // Of the slots that are written.
 };
 
 // How hard a sweep looks for victims.
@@ -90,8 +92,8 @@ class Sweep {
   bool FreezeVictims(const EvictContext& context) noexcept;
   void GiveBackVictims() noexcept;
 
-  void WriteInPlace(const EvictContext& context, uint32_t index, PageWord word) noexcept;
-  void QueueWrite(const EvictContext& context, uint32_t index, PageWord word) noexcept;
+  void WriteInPlace(const EvictContext& context, uint32_t index, std::byte* slot) noexcept;
+  void QueueWrite(const EvictContext& context, uint32_t index, SlotId slot) noexcept;
   void SubmitRequest(const EvictContext& context) noexcept;
   void Reap(const EvictContext& context, IoRequest& request) noexcept;
   // For a planted bug alone.
@@ -99,7 +101,7 @@ class Sweep {
   // The write of a page ended: sets slot-valid if the page is still ours.
   void Acknowledge(const EvictContext& context, uint32_t index, const PageHash& hash,
                    bool written) noexcept;
-  bool EnsureSlab(const EvictContext& context, Vpn vpn) noexcept;
+  bool EnsureSlab(const EvictContext& context, Vpn vpn, uint8_t generation) noexcept;
 
   // Leaving -> Zapping for the next victims from page `*at` on that may go, and the
   // runs to zap; `*at` moves behind them.

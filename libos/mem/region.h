@@ -7,8 +7,15 @@
 // so nothing on the fault or eviction path allocates slots. Slabs are placed when
 // first written, and are shared by count so that a moved range keeps its bytes
 // where they are.
+//
+//   page --slab list--> Slab --generation--> its place in the pool
+//
+// A slab has a place for each generation in which a page of it was written. Pages are
+// read from the place of the generation in their word, and written to that of the
+// space's newest: so whoever shares the older ones goes on seeing what was there.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -20,20 +27,35 @@
 
 namespace spiritos {
 
-// A slab's place, shared by the regions whose pages lie in it.
+// A slab's places, shared by the regions whose pages lie in it: 2 KiB to 64 MiB.
 class Slab {
  public:
-  bool placed() const { return place_.load(std::memory_order_acquire) != 0; }
-  // REQUIRES: placed().
-  SlotId first() const { return SlotId(place_.load(std::memory_order_acquire) - 1); }
+  static constexpr size_t kGenerations = 256;
+
+  bool placed(uint8_t generation) const { return Load(generation) != 0; }
+  // REQUIRES: placed(generation).
+  SlotId first(uint8_t generation) const { return SlotId(Load(generation) - 1); }
   // Records a placement; false if another thread was first (its place stands).
-  bool TryPlace(SlotId first) {
+  bool TryPlace(uint8_t generation, SlotId first) {
     uint64_t unplaced = 0;
-    return place_.compare_exchange_strong(unplaced, first.raw() + 1, std::memory_order_acq_rel);
+    return places_[generation].compare_exchange_strong(unplaced, first.raw() + 1,
+                                                       std::memory_order_acq_rel);
+  }
+  // Calls visit(first slot) for each place.
+  template <typename Visit>
+  void ForEachPlace(Visit&& visit) const {
+    for (size_t g = 0; g < kGenerations; ++g) {
+      const auto generation = static_cast<uint8_t>(g);
+      if (placed(generation)) visit(first(generation));
+    }
   }
 
  private:
-  std::atomic<uint64_t> place_{0};  // First slot + 1; 0 = not placed.
+  uint64_t Load(uint8_t generation) const {
+    return places_[generation].load(std::memory_order_acquire);
+  }
+  // By generation: first slot + 1; 0 = not placed.
+  std::array<std::atomic<uint64_t>, kGenerations> places_{};
 };
 
 class Region {
@@ -62,9 +84,9 @@ class Region {
   // The slab that holds the page, and the page's index in it.
   Slab& SlabOf(Vpn vpn) const { return *slabs_[SlabPage(vpn) / kSlabPages]; }
   uint32_t IndexInSlab(Vpn vpn) const { return static_cast<uint32_t>(SlabPage(vpn) % kSlabPages); }
-  // REQUIRES: the page's slab is placed.
-  SlotId SlotOf(Vpn vpn) const {
-    return SlabOf(vpn).first() + PageCount(static_cast<int64_t>(IndexInSlab(vpn)));
+  // REQUIRES: the page's slab is placed in that generation.
+  SlotId SlotOf(Vpn vpn, uint8_t generation) const {
+    return SlabOf(vpn).first(generation) + PageCount(static_cast<int64_t>(IndexInSlab(vpn)));
   }
 
   const std::vector<std::shared_ptr<Slab>>& slabs() const { return slabs_; }

@@ -48,6 +48,15 @@ class SpaceTestPeer {
     }
     return census;
   }
+  // As a fork will: what is in the pool stays as it is, and writes go elsewhere.
+  static void BeginGeneration(Space& space) {
+    space.impl_->generation_.fetch_add(1, std::memory_order_release);
+  }
+  // Where the page was in the pool in that generation.
+  static SlotId SlotOf(Space& space, const std::byte* at, uint8_t generation) {
+    const Epoch::Guard guard(space.impl_->regions_.epoch());
+    return space.impl_->regions_.Find(at, guard)->SlotOf(Vpn::Of(at), generation);
+  }
   static PageWord WordOf(Space& space, const std::byte* at) {
     const Epoch::Guard guard(space.impl_->regions_.epoch());
     Region* const region = space.impl_->regions_.Find(at, guard);

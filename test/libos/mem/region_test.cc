@@ -34,28 +34,40 @@ struct Rig {
 
 TEST_CASE("a slab has no place until one is recorded, and the first stands", "[mem]") {
   Slab slab;
-  CHECK_FALSE(slab.placed());
-  CHECK(slab.TryPlace(SlotId(0)));  // The pool's first slot is a place too.
-  CHECK(slab.placed());
-  CHECK(slab.first() == SlotId(0));
-  CHECK_FALSE(slab.TryPlace(SlotId(16384)));
-  CHECK(slab.first() == SlotId(0));
+  CHECK_FALSE(slab.placed(0));
+  CHECK(slab.TryPlace(0, SlotId(0)));  // The pool's first slot is a place too.
+  CHECK(slab.placed(0));
+  CHECK(slab.first(0) == SlotId(0));
+  CHECK_FALSE(slab.TryPlace(0, SlotId(16384)));
+  CHECK(slab.first(0) == SlotId(0));
+}
+
+TEST_CASE("a slab has a place for each generation", "[mem]") {
+  Slab slab;
+  REQUIRE(slab.TryPlace(0, SlotId(7 * kSlabPages)));
+  REQUIRE(slab.TryPlace(255, SlotId(kSlabPages)));
+  CHECK_FALSE(slab.placed(1));
+  CHECK(slab.first(0) == SlotId(7 * kSlabPages));
+  CHECK(slab.first(255) == SlotId(kSlabPages));
+  std::vector<SlotId> places;
+  slab.ForEachPlace([&](SlotId first) { places.push_back(first); });
+  CHECK(places == std::vector{SlotId(7 * kSlabPages), SlotId(kSlabPages)});
 }
 
 TEST_CASE("one of many threads places a slab", "[mem]") {
   for (uint32_t round = 0; round < Rounds(200); ++round) {
     Slab slab;
     std::array<bool, 4> placed{};
-    RunTogether(4, [&](uint32_t thread) { placed[thread] = slab.TryPlace(SlotId(thread + 1)); });
+    RunTogether(4, [&](uint32_t thread) { placed[thread] = slab.TryPlace(3, SlotId(thread + 1)); });
     CHECK(std::count(placed.begin(), placed.end(), true) == 1);
-    CHECK(placed[slab.first().raw() - 1]);
+    CHECK(placed[slab.first(3).raw() - 1]);
   }
 }
 
 TEST_CASE("pages have consecutive slots within a slab and jump at its end", "[mem]") {
   auto slabs = MakeSlabs(3);
   const uint64_t places[] = {5 * kSlabPages, 0, 9 * kSlabPages};
-  for (size_t i = 0; i < slabs.size(); ++i) REQUIRE(slabs[i]->TryPlace(SlotId(places[i])));
+  for (size_t i = 0; i < slabs.size(); ++i) REQUIRE(slabs[i]->TryPlace(0, SlotId(places[i])));
   const Region region(Range(Bytes(2 * kSlabSize) + 8_MiB), slabs, 0, kZoneListCount);
   CHECK(region.pages() == PageCount(2 * kSlabPages + 2048));
   CHECK(region.mapped_pages == 2 * kSlabPages + 2048);
@@ -66,14 +78,14 @@ TEST_CASE("pages have consecutive slots within a slab and jump at its end", "[me
     const auto index = static_cast<uint32_t>(page) % kSlabPages;
     wrong += &region.SlabOf(vpn) != slabs[slab].get();
     wrong += region.IndexInSlab(vpn) != index;
-    wrong += region.SlotOf(vpn) != SlotId(places[slab] + index);
+    wrong += region.SlotOf(vpn, 0) != SlotId(places[slab] + index);
   }
   CHECK(wrong == 0);
 }
 
 TEST_CASE("a region that shares slabs at an offset finds the same slots", "[mem]") {
   auto slabs = MakeSlabs(3);
-  for (size_t i = 0; i < slabs.size(); ++i) REQUIRE(slabs[i]->TryPlace(SlotId(i * 100'000)));
+  for (size_t i = 0; i < slabs.size(); ++i) REQUIRE(slabs[i]->TryPlace(0, SlotId(i * 100'000)));
   const Region old_region(Range(Bytes(3 * kSlabSize)), slabs, 0, kZoneListCount);
   // The second half moved: from a page that begins neither a slab nor a zone.
   constexpr uint32_t kFrom = kSlabPages + 777;
@@ -86,7 +98,7 @@ TEST_CASE("a region that shares slabs at an offset finds the same slots", "[mem]
   for (int64_t page = 0; page < moved.pages().raw(); ++page) {
     const Vpn old_vpn = old_region.first() + PageCount(kFrom + page);
     const Vpn new_vpn = moved.first() + PageCount(page);
-    wrong += moved.SlotOf(new_vpn) != old_region.SlotOf(old_vpn);
+    wrong += moved.SlotOf(new_vpn, 0) != old_region.SlotOf(old_vpn, 0);
     wrong += &moved.SlabOf(new_vpn) != &old_region.SlabOf(old_vpn);
   }
   CHECK(wrong == 0);
