@@ -26,11 +26,12 @@ struct SPIRITOS_PUBLIC Stats {
   PageCount used_frames;  // budget - free: mapped, leaving, standing by, staged.
   PageCount pinned;
 
-  // Slabs of the pool with a copy too few, with none left, and copied to another
-  // server so far.
+  // Slabs of the pool with a copy too few, with none left, copied to another server so
+  // far, and moved there as their own asked for them.
   uint64_t degraded_slabs = 0;
   uint64_t lost_slabs = 0;
   uint64_t mended_slabs = 0;
+  uint64_t moved_slabs = 0;
 
   // Near memory that holds the space's own books, and the far pages it is for.
   Bytes metadata;

@@ -86,6 +86,7 @@ struct PoolHealth {
   uint64_t degraded_slabs = 0;  // With a copy too few.
   uint64_t lost_slabs = 0;      // With none.
   uint64_t mended_slabs = 0;    // Copied to another server, so far.
+  uint64_t moved_slabs = 0;     // From servers that asked for them, so far.
 };
 
 class RemoteBackend {

@@ -161,6 +161,7 @@ absl::Status ServerLink::Ping(uint64_t deadline_ns) {
   ping.op = WireOp::kPing;
   SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader answer, Ask(ping, deadline_ns));
   welcome_.free_slabs = answer.argument;
+  asked_back_ = answer.first;
   return absl::OkStatus();
 }
 

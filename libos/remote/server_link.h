@@ -55,7 +55,7 @@ class ServerLink {
   // Asks and waits. kUnavailable: no answer came.
   absl::StatusOr<FrameHeader> Ask(FrameHeader question, uint64_t deadline_ns,
                                   PassedFiles* files = nullptr);
-  // Renews the lease, and learns how many slabs are free.
+  // Renews the lease, and learns how many slabs are free and how many asked back.
   absl::Status Ping(uint64_t deadline_ns);
   // Gives the server up: every message on its lanes ends, unreachable.
   void Lose();
@@ -65,6 +65,7 @@ class ServerLink {
   const WelcomeBody& welcome() const { return welcome_; }
   // As far as is known.
   uint64_t free_slabs() const { return welcome_.free_slabs; }
+  uint64_t slabs_asked_back() const { return asked_back_; }
   ServerLane& lane(Lane lane) { return *lanes_[static_cast<size_t>(lane)]; }
   const ServerLane& lane(Lane lane) const { return *lanes_[static_cast<size_t>(lane)]; }
   // Whether any connection is broken or was never made.
@@ -86,6 +87,7 @@ class ServerLink {
   bool known_ = false;  // Greeted before: `welcome_` says what it was.
   uint32_t incarnation_ = 0;
   uint64_t slabs_ = 0;  // References to slabs there, without those being released.
+  uint64_t asked_back_ = 0;
   WelcomeBody welcome_;
   UniqueFd control_;
   uint64_t next_question_ = 1;

@@ -198,7 +198,8 @@ void ServerPool::OnFinal(LaneRequest& request) noexcept {
 }
 
 void ServerPool::OnReadFailed(Message& message) noexcept {
-  message.tried |= static_cast<uint8_t>(1u << message.copy);
+  // A copy that has moved away is not to blame, and another may have its place by now.
+  if (IsInMap(message)) message.tried |= static_cast<uint8_t>(1u << message.copy);
   const SlabCopies copies = map_.Copies(message.index);
   const int other = LiveCopy(copies, message.index, message.tried);
   if (other < 0) {
@@ -323,7 +324,8 @@ Bytes ServerPool::capacity() const { return capacity_; }
 PoolHealth ServerPool::health() const noexcept {
   return {.degraded_slabs = degraded_slabs_.load(std::memory_order_relaxed),
           .lost_slabs = lost_slabs_.load(std::memory_order_relaxed),
-          .mended_slabs = mended_slabs_.load(std::memory_order_relaxed)};
+          .mended_slabs = mended_slabs_.load(std::memory_order_relaxed),
+          .moved_slabs = moved_slabs_.load(std::memory_order_relaxed)};
 }
 
 std::string ServerPool::description() const {

@@ -15,7 +15,8 @@
 //   back as another, or silent
 //   for give_up_ms --------------> what only it held is lost: requests for it fail
 //
-// A slab with a copy too few is copied to another server: see server_pool_mend.cc.
+// A slab with a copy too few is copied to another server, and one that its server asks
+// back is moved to another: see server_pool_mend.cc.
 //
 // Context: signal, but for Create() and what the keeper runs.
 #pragma once
@@ -23,6 +24,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -102,11 +104,14 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   // The keeper's; see server_pool_keeper.cc.
   void Keep();
   SlabDesk::Stage PlaceCopies(uint64_t index);
-  bool PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full);
+  std::vector<uint16_t> ServersBeside(const SlabCopies& copies) const;
+  std::optional<SlabCopy> PlaceOn(const std::vector<uint16_t>& servers, SlabCopy::State state,
+                                  bool* soon);
   void ReleaseUnused();
   void TendLink(uint16_t server, uint64_t now_ns);
   void Reconnect(uint16_t server);
   void FetchReplies(uint16_t server, uint64_t now_ns);
+  void Ping(uint16_t server, uint64_t now_ns);
   struct Silence {
     uint64_t ns = 0;
     const char* what = "";
@@ -130,13 +135,14 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void DropRefused();
   void RelaunchStalled();
 
-  // Repair; see server_pool_mend.cc.
+  // Repair and removal; see server_pool_mend.cc.
   struct Mending {
     enum class Stage { kIdle, kDraining, kCopying };
     Stage stage = Stage::kIdle;
     uint64_t index = 0;
     uint32_t copy = 0;  // The one that is being filled.
     SlabCopy filling;
+    std::optional<SlabCopy> leaving;  // The one whose place it takes.
     uint8_t era = 0;
     uint64_t next_try_ns = 0;
     bool stale = true;      // Copies have come or gone since the pool was looked through.
@@ -144,8 +150,12 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   };
   void Mend(uint64_t now_ns);
   bool BeginMending();
+  bool IsAskedBack() const;
+  bool BeginMoving();
+  void BeginDraining(uint64_t index, const SlabCopy& filling);
   absl::Status BeginCopying();
   void EndMending(const absl::Status& status, uint64_t now_ns);
+  bool DropLeaving();
   bool IsBeingMended(uint64_t index) const;
 
   const Options options_;
@@ -182,6 +192,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     std::string error;         // What came of it.
     bool holds_last = false;   // Suspended with copies that are the only ones.
     uint64_t placed = 0;       // Slabs of ours.
+    uint64_t asked_back = 0;   // Of those, by the server.
   };
   struct Grave {
     uint16_t server = 0;
@@ -195,6 +206,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   std::atomic<uint64_t> degraded_slabs_{0};
   std::atomic<uint64_t> lost_slabs_{0};
   std::atomic<uint64_t> mended_slabs_{0};
+  std::atomic<uint64_t> moved_slabs_{0};
   std::atomic<bool> stopping_{false};
   std::thread keeper_;
 };

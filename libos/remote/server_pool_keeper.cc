@@ -23,6 +23,8 @@ constexpr uint64_t kTickNs = 100 * kMs;
 constexpr uint64_t kSoonNs = 10 * kMs;
 // One question, one connection: what a server on any sane network answers in.
 constexpr uint64_t kAnswerNs = 300 * kMs;
+// A server that is short of memory is heard within so long.
+constexpr uint64_t kPingNs = 1'000 * kMs;
 constexpr uint64_t kFirstConnectNs = 5'000 * kMs;
 constexpr uint64_t kMinBackOffNs = 20 * kMs;
 constexpr uint64_t kMaxBackOffNs = 1'000 * kMs;
@@ -156,14 +158,25 @@ void ServerPool::TendLink(uint16_t server, uint64_t now_ns) {
                            link.address().ToString(), removed.lost));
   }
   if (link.needs_connecting()) {
+    tending.asked_back = 0;
     if (now_ns >= tending.next_try_ns) Reconnect(server);
     return;
   }
-  if (now_ns - tending.pinged_ns > uint64_t{link.welcome().lease_ms} * kMs / 8) {
-    tending.pinged_ns = now_ns;
-    static_cast<void>(link.Ping(now_ns + kAnswerNs));  // A failure is a broken connection.
-  }
   ReleaseBuried(server);
+  if (now_ns - tending.pinged_ns > std::min(uint64_t{link.welcome().lease_ms} * kMs / 8, kPingNs)) {
+    Ping(server, now_ns);
+  }
+}
+
+void ServerPool::Ping(uint16_t server, uint64_t now_ns) {
+  Tending& tending = tending_[server];
+  tending.pinged_ns = now_ns;
+  tending.asked_back = 0;
+  ServerLink& link = *links_[server];
+  if (!link.Ping(now_ns + kAnswerNs).ok()) return;  // A broken connection.
+  const auto buried = static_cast<uint64_t>(std::count_if(
+      buried_.begin(), buried_.end(), [&](const Grave& grave) { return grave.server == server; }));
+  tending.asked_back = link.slabs_asked_back() - std::min(link.slabs_asked_back(), buried);
 }
 
 void ServerPool::Reconnect(uint16_t server) {
@@ -269,11 +282,9 @@ ServerPool::Removed ServerPool::RemoveCopies(uint16_t server, Which which) {
 
 void ServerPool::RemoveCopy(uint64_t index, uint32_t copy) {
   SlabCopies copies = map_.Copies(index);
-  const auto live = std::count_if(copies.begin(), copies.end(), [](const SlabCopy& of) {
-    return of.state == SlabCopy::State::kLive;
-  });
-  const bool was_whole =
-      live == options_.copies && desk_.StageOf(index) == SlabDesk::Stage::kPlaced;
+  const bool was_whole = copies[copy].state == SlabCopy::State::kLive &&
+                         LiveCopies(copies) == options_.copies &&
+                         desk_.StageOf(index) == SlabDesk::Stage::kPlaced;
   if (was_whole) {
     degraded_slabs_.fetch_add(1, std::memory_order_relaxed);
     mending_.degraded = true;
@@ -286,7 +297,9 @@ void ServerPool::RemoveCopy(uint64_t index, uint32_t copy) {
 
 void ServerPool::Bury(const SlabCopy& copy) {
   buried_.push_back({copy.server, copy.slab});
-  --tending_[copy.server].placed;
+  Tending& tending = tending_[copy.server];
+  --tending.placed;
+  if (tending.asked_back != 0) --tending.asked_back;
 }
 
 void ServerPool::ReleaseBuried(uint16_t server) {
@@ -313,7 +326,10 @@ void ServerPool::DropRefused() {
     const auto is_other_live = [&](const SlabCopy& copy) {
       return copy.state == SlabCopy::State::kLive && copy.slab != message->slab;
     };
-    if (IsInMap(*message) && std::any_of(copies.begin(), copies.end(), is_other_live)) {
+    const bool is_other = std::any_of(copies.begin(), copies.end(), is_other_live);
+    // That a copy which is being filled has it helps no reader.
+    if (IsInMap(*message) && !is_other) message->parent->failed.store(0xFF);
+    if (IsInMap(*message) && is_other) {
       LogWarning(
           fmt::format("memory server {} refuses a write ({}): its copy of slab {} is given up",
                       links_[copies[message->copy].server]->address().ToString(),
@@ -340,7 +356,8 @@ void ServerPool::RelaunchStalled() {
   }
 }
 
-bool ServerPool::PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full) {
+// Those that may take one more copy, the best first.
+std::vector<uint16_t> ServerPool::ServersBeside(const SlabCopies& copies) const {
   const auto hosted = [&](const WireId& host) {
     return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
       return copy.state != SlabCopy::State::kNone && links_[copy.server]->welcome().host == host;
@@ -359,44 +376,46 @@ bool ServerPool::PlaceCopy(SlabCopies& copies, SlabCopy::State state, bool* full
     if (used_a != used_b) return used_b;
     return links_[a]->free_slabs() > links_[b]->free_slabs();
   });
-  for (const uint16_t server : order) {
+  return order;
+}
+
+// A copy on the first of `servers` that has room; `soon` when one is about to.
+std::optional<SlabCopy> ServerPool::PlaceOn(const std::vector<uint16_t>& servers,
+                                            SlabCopy::State state, bool* soon) {
+  for (const uint16_t server : servers) {
     FrameHeader question;
     question.op = WireOp::kPlace;
     const absl::StatusOr<FrameHeader> answer = links_[server]->Ask(question, NowNs() + kAnswerNs);
     if (!answer.ok()) continue;
     if (answer->status != WireStatus::kOk) {
-      // Not if a slab is being cleared, for us or for somebody else.
-      *full = *full || answer->argument == 0;
+      // A slab is being cleared, for us or for somebody else.
+      *soon = *soon || answer->argument != 0;
       continue;
     }
-    const auto at = std::find_if(copies.begin(), copies.end(), [](const SlabCopy& copy) {
-      return copy.state == SlabCopy::State::kNone;
-    });
-    *at = {state, server, answer->epoch, answer->slab, static_cast<uint32_t>(answer->argument)};
     ++tending_[server].placed;
-    return true;
+    return SlabCopy{state, server, answer->epoch, answer->slab,
+                    static_cast<uint32_t>(answer->argument)};
   }
-  return false;
+  return std::nullopt;
 }
 
 SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
   SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
-  const auto count = [&] {
-    return std::count_if(copies.begin(), copies.end(),
-                         [](const SlabCopy& copy) { return copy.state == SlabCopy::State::kLive; });
-  };
-  bool full = false;
-  while (count() < options_.copies && PlaceCopy(copies, SlabCopy::State::kLive, &full)) {
+  bool soon = false;
+  while (LiveCopies(copies) < options_.copies) {
+    const auto placed = PlaceOn(ServersBeside(copies), SlabCopy::State::kLive, &soon);
+    if (!placed) break;
+    *FreeEntry(copies) = *placed;
   }
   map_.SetCopies(index, copies);
-  if (count() == options_.copies) return SlabDesk::Stage::kPlaced;
+  if (LiveCopies(copies) == options_.copies) return SlabDesk::Stage::kPlaced;
   // A slab that some server is missing for is served with what there is; the rest is
   // mended. One that there is no room for is not.
   const bool all_up = std::all_of(links_.begin(), links_.end(), [](const auto& link) {
     return link->state() == ServerLink::State::kUp;
   });
-  if (full && all_up) return SlabDesk::Stage::kRefused;
-  if (count() == 0 || all_up) return SlabDesk::Stage::kWanted;
+  if (all_up && !soon) return SlabDesk::Stage::kRefused;
+  if (LiveCopies(copies) == 0 || all_up) return SlabDesk::Stage::kWanted;
   mending_.stale = true;
   return SlabDesk::Stage::kPlaced;
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slabs that have a copy too few get one on another server.
+// Slabs that have a copy too few get one on another server; slabs that a server asks back
+// move to another.
 //
 //   Idle --> a slab, a place for its copy: in the map as Filling, writes go there too
 //        --> Draining: until no write is under way that does not know of it
 //        --> Copying:  what was written before
 //        --> Live in the map, or given up and tried again
+//        --> moved: the copy whose place it takes leaves the map, and is released
 //
+// Until the new copy is live the old one gets every write and serves every read; nothing
+// but a live copy ever takes its place. A read that was on its way to it is sent again.
 // One slab at a time: the program's own messages come first. The keeper's thread.
 #include <fmt/core.h>
 
@@ -33,7 +37,8 @@ bool ServerPool::IsBeingMended(uint64_t index) const {
 void ServerPool::Mend(uint64_t now_ns) {
   switch (mending_.stage) {
     case Mending::Stage::kIdle:
-      if (mending_.stale && now_ns >= mending_.next_try_ns && !BeginMending()) {
+      if (now_ns < mending_.next_try_ns || (!mending_.stale && !IsAskedBack())) return;
+      if (!(mending_.stale && BeginMending()) && !BeginMoving()) {
         mending_.next_try_ns = now_ns + kRetryNs;
       }
       return;
@@ -55,22 +60,18 @@ bool ServerPool::BeginMending() {
   bool begun = false;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     if (desk_.StageOf(index) != SlabDesk::Stage::kPlaced) continue;
-    SlabCopies copies = map_.Copies(index);
-    const auto live = std::count_if(copies.begin(), copies.end(), [](const SlabCopy& copy) {
-      return copy.state == SlabCopy::State::kLive;
-    });
+    const SlabCopies copies = map_.Copies(index);
+    const auto live = LiveCopies(copies);
     lost += live == 0 ? 1 : 0;
     if (live == 0 || live >= options_.copies) continue;
     ++degraded;
-    bool full = false;
-    if (begun || !PlaceCopy(copies, SlabCopy::State::kFilling, &full)) continue;
+    if (begun) continue;
+    bool soon = false;
+    const auto filling = PlaceOn(ServersBeside(copies), SlabCopy::State::kFilling, &soon);
+    if (!filling) continue;
     begun = true;
-    mending_.index = index;
-    for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
-      if (copies[copy].state == SlabCopy::State::kFilling) mending_.copy = copy;
-    }
-    mending_.filling = copies[mending_.copy];
-    map_.SetCopies(index, copies);
+    mending_.leaving.reset();
+    BeginDraining(index, *filling);
   }
   degraded_slabs_.store(degraded, std::memory_order_relaxed);
   lost_slabs_.store(lost, std::memory_order_relaxed);
@@ -83,13 +84,55 @@ bool ServerPool::BeginMending() {
     return false;
   }
   mending_.degraded = true;
-  if (!begun) return false;
-  // From the next era on writes know of the new copy; those of this one are waited for.
+  return begun;
+}
+
+bool ServerPool::IsAskedBack() const {
+  return std::any_of(tending_.begin(), tending_.end(),
+                     [](const Tending& tending) { return tending.asked_back != 0; });
+}
+
+// A slab of a server that asks for some, if another has room. Which one does not matter.
+bool ServerPool::BeginMoving() {
+  for (uint64_t index = 0; index < desk_.used(); ++index) {
+    if (desk_.StageOf(index) != SlabDesk::Stage::kPlaced) continue;
+    SlabCopies copies = map_.Copies(index);
+    const auto leaving = std::find_if(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
+      return copy.state == SlabCopy::State::kLive && tending_[copy.server].asked_back != 0;
+    });
+    if (leaving == copies.end()) continue;
+    const auto entry = static_cast<uint32_t>(leaving - copies.begin());
+    mending_.leaving = std::exchange(*leaving, {});
+    std::vector<uint16_t> servers = ServersBeside(copies);
+    std::erase_if(servers, [&](uint16_t server) {
+      return tending_[server].asked_back != 0 || links_[server]->free_slabs() == 0;
+    });
+    if (servers.empty()) continue;
+    bool soon = false;
+    const auto filling = PlaceOn(servers, SlabCopy::State::kFilling, &soon);
+    if (!filling) return false;
+    // With as many copies as a slab can have, the rest is as many as after a failure.
+    copies = map_.Copies(index);
+    if (FreeEntry(copies) == nullptr) RemoveCopy(index, entry);
+    BeginDraining(index, *filling);
+    return true;
+  }
+  return false;
+}
+
+// From the next era on writes know of the new copy; those of this one are waited for.
+void ServerPool::BeginDraining(uint64_t index, const SlabCopy& filling) {
+  SlabCopies copies = map_.Copies(index);
+  SlabCopy* const entry = FreeEntry(copies);
+  *entry = filling;
+  mending_.index = index;
+  mending_.copy = static_cast<uint32_t>(entry - copies.data());
+  mending_.filling = filling;
+  map_.SetCopies(index, copies);
   mending_.stage = Mending::Stage::kDraining;
   draining_.store(true, std::memory_order_seq_cst);
   mending_.era = era_.fetch_add(1, std::memory_order_seq_cst) & 1;
   desk_.Call();
-  return true;
 }
 
 absl::Status ServerPool::BeginCopying() {
@@ -121,7 +164,7 @@ void ServerPool::EndMending(const absl::Status& status, uint64_t now_ns) {
   if (status.ok()) {
     copy.state = SlabCopy::State::kLive;
     map_.SetCopies(mending_.index, copies);
-    mended_slabs_.fetch_add(1, std::memory_order_relaxed);
+    if (!DropLeaving()) mended_slabs_.fetch_add(1, std::memory_order_relaxed);
     mending_.stale = true;
     desk_.Call();  // On to the next.
     return;
@@ -130,6 +173,17 @@ void ServerPool::EndMending(const absl::Status& status, uint64_t now_ns) {
                       links_[copy.server]->address().ToString(), std::string(status.message())));
   RemoveCopy(mending_.index, mending_.copy);
   mending_.next_try_ns = now_ns + kRetryNs;
+}
+
+// False where there was none, or where it stays: others have gone meanwhile.
+bool ServerPool::DropLeaving() {
+  if (!mending_.leaving) return false;
+  const SlabCopies copies = map_.Copies(mending_.index);
+  const auto at = std::find(copies.begin(), copies.end(), *mending_.leaving);
+  if (at == copies.end() || LiveCopies(copies) <= options_.copies) return false;
+  RemoveCopy(mending_.index, static_cast<uint32_t>(at - copies.begin()));
+  moved_slabs_.fetch_add(1, std::memory_order_relaxed);
+  return true;
 }
 
 }  // namespace spiritos

@@ -5,6 +5,8 @@
 #include <fmt/core.h>
 #include <pthread.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -18,6 +20,9 @@ namespace {
 
 // A server that takes longer for 64 pages is as good as gone.
 constexpr uint64_t kPieceNs = 1'000'000'000;
+
+// Of a piece with pages that do not match, in all.
+constexpr int kReads = 3;
 
 constexpr size_t kTrailerBytes = sizeof(PageTrailer);
 
@@ -73,24 +78,35 @@ FrameHeader SlabCopier::NextFrame(const Side& side, WireOp op, uint32_t first, u
   return frame;
 }
 
-absl::Status SlabCopier::CopyPiece(uint32_t first) {
+absl::Status SlabCopier::ReadPiece(uint32_t first) {
   FrameHeader read = NextFrame(from_, WireOp::kRead, first, kMaxWirePages);
   read.flags = WireFlags::kTrailers;
   SPIRITOS_ASSIGN_OR_RETURN(const FrameHeader answer,
                             Exchange(from_.socket.get(), read, {}, arriving_, NowNs() + kPieceNs));
-  if (answer.status != WireStatus::kOk) {
-    return absl::UnavailableError(fmt::format("reading a copy: {}", WireStatusName(answer.status)));
+  if (answer.status == WireStatus::kOk) return absl::OkStatus();
+  return absl::UnavailableError(fmt::format("reading a copy: {}", WireStatusName(answer.status)));
+}
+
+SlabCopier::Page SlabCopier::Arrived(uint32_t page) const {
+  PageTrailer trailer;
+  std::memcpy(&trailer, arriving_.data() + page * kTrailerBytes, kTrailerBytes);
+  if (trailer.version == 0) return Page::kUnwritten;
+  const std::byte* const bytes =
+      arriving_.data() + kMaxWirePages * kTrailerBytes + size_t{page} * kPageSize;
+  return Crc32c({bytes, kPageSize}) == trailer.crc ? Page::kSound : Page::kUnsound;
+}
+
+absl::Status SlabCopier::CopyPiece(uint32_t first) {
+  std::array<Page, kMaxWirePages> pages;
+  bool unsound = true;
+  for (int attempt = 0; unsound && attempt < kReads; ++attempt) {
+    SPIRITOS_RETURN_IF_ERROR(ReadPiece(first));
+    for (uint32_t page = 0; page < kMaxWirePages; ++page) pages[page] = Arrived(page);
+    unsound = std::find(pages.begin(), pages.end(), Page::kUnsound) != pages.end();
   }
-  const std::byte* const pages = arriving_.data() + kMaxWirePages * kTrailerBytes;
-  const auto sound = [&](uint32_t page) {
-    PageTrailer trailer;
-    std::memcpy(&trailer, arriving_.data() + page * kTrailerBytes, kTrailerBytes);
-    return trailer.version != 0 &&
-           Crc32c({pages + size_t{page} * kPageSize, kPageSize}) == trailer.crc;
-  };
   uint32_t begin = 0;  // Of a run of sound pages that ends at `page`.
   for (uint32_t page = 0; page <= kMaxWirePages; ++page) {
-    if (page < kMaxWirePages && sound(page)) continue;
+    if (page < kMaxWirePages && pages[page] == Page::kSound) continue;
     if (begin < page) SPIRITOS_RETURN_IF_ERROR(WriteRun(first, begin, page));
     begin = page + 1;
   }

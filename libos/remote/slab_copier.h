@@ -7,8 +7,9 @@
 // not go to both servers has ended before the copy starts; so a page that is read here is
 // either the newest, or has a newer write under way to the other server, which refuses
 // what that write has overtaken. Pages that were never written are skipped. So are pages
-// that do not match their CRC: they are being written, or damaged. Of a damaged page the
-// new copy then has nothing, and no reader takes that for the page.
+// that do not match their CRC, also when they are read again: they are being written, or
+// damaged, and not on the way here. Of a damaged page the new copy then has nothing, and no
+// reader takes that for the page.
 //
 // Threads: one thread calls, another copies.
 #pragma once
@@ -50,6 +51,9 @@ class SlabCopier {
  private:
   absl::Status Copy();
   absl::Status CopyPiece(uint32_t first);
+  absl::Status ReadPiece(uint32_t first);
+  enum class Page { kSound, kUnsound, kUnwritten };
+  Page Arrived(uint32_t page) const;
   absl::Status WriteRun(uint32_t first, uint32_t begin, uint32_t end);
   FrameHeader NextFrame(const Side& side, WireOp op, uint32_t first, uint32_t pages);
 

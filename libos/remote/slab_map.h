@@ -37,6 +37,18 @@ struct SlabCopy {
   bool operator==(const SlabCopy&) const = default;
 };
 using SlabCopies = std::array<SlabCopy, kMaxCopies>;
+inline uint32_t LiveCopies(const SlabCopies& copies) {
+  uint32_t live = 0;
+  for (const SlabCopy& copy : copies) live += copy.state == SlabCopy::State::kLive ? 1 : 0;
+  return live;
+}
+// Where one more copy would go; null when all entries are taken.
+inline SlabCopy* FreeEntry(SlabCopies& copies) {
+  for (SlabCopy& copy : copies) {
+    if (copy.state == SlabCopy::State::kNone) return &copy;
+  }
+  return nullptr;
+}
 
 class SlabMap {
  public:

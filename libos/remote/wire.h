@@ -30,7 +30,10 @@
 //   Write    trailers, then pages         -
 //   Forget   -                            -; the pages read as zeroes of version 0
 //   Fence    -                            -; from now on only `epoch` and newer are served
-//   Ping     -                            -; renews the lease. `argument` slabs are free
+//   Ping     -                            -; renews the lease. `argument` slabs are free.
+//                                         `first` of the client's are asked back: it gives up
+//                                         which it likes, once their pages are elsewhere, or
+//                                         none. Servers that never ask say 0
 //   Adopt    -                            -; as Place, but of a slab's file that comes along:
 //                                         one that a server before this one had rented out
 //

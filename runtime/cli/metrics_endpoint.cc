@@ -64,6 +64,8 @@ class ServerMetrics : public prometheus::Collectable {
     families.push_back(Gauge("slabs_ready", "free slabs that are cleared", store.ready()));
     families.push_back(Gauge("slabs_rented", "slabs that tenants rent", store.rented()));
     families.push_back(
+        Gauge("slabs_asked_back", "slabs that tenants rent and should give back", store.excess()));
+    families.push_back(
         Gauge("slabs_restored", "slabs found again when the server started", server_.restored()));
     families.push_back(Gauge("open_connections", "connections now", server_.connections()));
     families.push_back(

@@ -78,6 +78,9 @@ void Print(const Snapshot* before, Snapshot& now) {
   fmt::print("slabs of 64 MiB: {} rented, {} free, {} in all; {} ready, {} found again\n",
              gauges["slabs_rented"], gauges["slabs_free"], gauges["slabs"], gauges["slabs_ready"],
              gauges["slabs_restored"]);
+  if (gauges["slabs_asked_back"] != 0) {
+    fmt::print("asked back from tenants: {} slabs\n", gauges["slabs_asked_back"]);
+  }
   fmt::print("clients: {}, over {} connections\n", gauges["clients"], gauges["open_connections"]);
   fmt::print("\n{:<20} {:>16} {:>12}\n", "", "in all", before == nullptr ? "" : "a second");
   for (const auto& [name, value] : now.counters) {

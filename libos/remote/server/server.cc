@@ -44,6 +44,12 @@ constexpr int kHotLooks = 4;
 // that takes them some milliseconds; OpenSSL keeps some 76 KiB for each in a handshake.
 constexpr size_t kMaxStrangers = 64;
 
+absl::Status CheckMemory(Bytes memory) {
+  if (memory.raw() >= kSlabSize) return absl::OkStatus();
+  return InvalidArgument("memory of {} bytes is below a slab of {} (--memory)", memory.raw(),
+                         kSlabSize);
+}
+
 // Of a name, if one is given; else of the machine.
 WireId HostId(std::string_view name) {
   WireId id{};
@@ -66,9 +72,10 @@ WireId HostId(std::string_view name) {
 
 MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFolder> state)
     : options_(options),
-      slabs_(options.memory.raw() / kSlabSize),
       state_(std::move(state)),
-      store_({.slabs = slabs_, .lock = options.lock_memory, .state = state_.get()}),
+      store_({.slabs = options.memory.raw() / kSlabSize,
+              .lock = options.lock_memory,
+              .state = state_.get()}),
       tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
       parts_{tenancy_, counters_, {}, store_, nullptr} {
   parts_.welcome.host = HostId(options.host);
@@ -77,10 +84,7 @@ MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFo
 }
 
 absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerOptions& options) {
-  if (options.memory.raw() < kSlabSize) {
-    return InvalidArgument("memory of {} bytes is below a slab of {} (--memory)",
-                           options.memory.raw(), kSlabSize);
-  }
+  SPIRITOS_RETURN_IF_ERROR(CheckMemory(options.memory));
   if (options.lease_ms < 1000 || options.lease_ms > UINT32_MAX) {
     return InvalidArgument("a lease of {} ms is not within 1 s and 49 days (--lease)",
                            options.lease_ms);
@@ -140,8 +144,7 @@ absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerO
 
 MemoryServer::~MemoryServer() {
   Stop();
-  refill_wanted_.fetch_add(1);
-  FutexWake(refill_wanted_, 1);
+  WakeRefiller();
   if (refiller_.joinable()) refiller_.join();
   connections_.clear();  // Before what their sessions borrow.
   if (unix_listener_.valid()) unlink(options_.unix_path.c_str());
@@ -151,6 +154,25 @@ void MemoryServer::Stop() noexcept {
   stopping_.store(true);
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t ignored = write(wake_.get(), &one, sizeof(one));
+}
+
+absl::Status MemoryServer::Resize(Bytes memory) {
+  SPIRITOS_RETURN_IF_ERROR(CheckMemory(memory));
+  const uint64_t slabs = memory.raw() / kSlabSize;
+  if (slabs > store_.max_limit()) {
+    return InvalidArgument(
+        "memory of {} slabs is more than the {} that {} has room for until the server is started "
+        "again (--memory, --state)",
+        slabs, store_.max_limit(), options_.state_path);
+  }
+  store_.SetLimit(slabs);
+  WakeRefiller();
+  return absl::OkStatus();
+}
+
+void MemoryServer::Drain() {
+  store_.SetLimit(0);
+  WakeRefiller();
 }
 
 absl::Status MemoryServer::Listen() {
@@ -408,11 +430,15 @@ void MemoryServer::Review(uint64_t now_ns) {
   const uint32_t expired = tenancy_.Expire(now_ns);
   if (expired != 0) counters_.Add(ServerCounter::kLeasesExpired, expired);
   client_count_.store(tenancy_.client_count(), std::memory_order_relaxed);
+  AskBack(now_ns);
   Tell(now_ns);
-  if (store_.ready() + store_.rented() < slabs_) {
-    refill_wanted_.fetch_add(1);
-    FutexWake(refill_wanted_, 1);
-  }
+  if (store_.ready() != store_.free()) WakeRefiller();
+}
+
+void MemoryServer::AskBack(uint64_t now_ns) {
+  const uint64_t excess = store_.excess();
+  const uint64_t fixed = tenancy_.AskBack(excess);
+  if (reclaim_.Look(excess, fixed, now_ns)) counters_.Add(ServerCounter::kReclaimsStuck);
 }
 
 void MemoryServer::Tell(uint64_t now_ns) {
@@ -427,6 +453,11 @@ void MemoryServer::Tell(uint64_t now_ns) {
 std::vector<TenantFigures> MemoryServer::tenants() const {
   LockGuard guard(figures_mutex_);
   return tenant_figures_;
+}
+
+void MemoryServer::WakeRefiller() noexcept {
+  refill_wanted_.fetch_add(1);
+  FutexWake(refill_wanted_, 1);
 }
 
 void MemoryServer::RefillLoop() {

@@ -6,7 +6,9 @@
 // reads go first: between any two steps of connections that move bulk, those that
 // somebody waits for are looked at. A second thread makes slabs ready.
 //
-// Threads: Run() by one; Stop() and the figures from any; Stop() from signal handlers.
+//   Serving --Drain--> Draining: rents nothing, asks for all slabs back --Resize--> Serving
+//
+// Threads: Run() by one; the rest from any; Stop() from signal handlers.
 #pragma once
 
 #include <atomic>
@@ -25,6 +27,7 @@
 #include "libos/base/options.h"
 #include "libos/remote/server/connection.h"
 #include "libos/remote/server/rdma_listener.h"
+#include "libos/remote/server/reclaim.h"
 #include "libos/remote/server/server_counters.h"
 #include "libos/remote/server/slab_store.h"
 #include "libos/remote/server/tenancy.h"
@@ -69,8 +72,14 @@ class MemoryServer {
   void Run();
   void Stop() noexcept;
 
+  // Serves so much from now on. When that is less, slabs that nobody rents are given up, and
+  // tenants are asked for the others; what they cannot move they keep.
+  absl::Status Resize(Bytes memory);
+  // As with no memory at all, until Resize().
+  void Drain();
+
   int tcp_port() const { return tcp_port_; }
-  uint64_t slabs() const { return slabs_; }
+  uint64_t slabs() const { return store_.limit(); }
   const SlabStore& store() const { return store_; }
   uint64_t restored() const { return restored_; }
   const ServerCounters& counters() const { return counters_; }
@@ -95,18 +104,20 @@ class MemoryServer {
   void Watch(ServerConnection& connection);
   void Close(ServerConnection& connection);
   void Review(uint64_t now_ns);
+  void AskBack(uint64_t now_ns);
   void Tell(uint64_t now_ns);
   int WaitMs(uint64_t now_ns) const;
+  void WakeRefiller() noexcept;
   void RefillLoop();
 
   const ServerOptions options_;
-  const uint64_t slabs_;
   const std::unique_ptr<StateFolder> state_;
   SlabStore store_;
   std::unique_ptr<RdmaListener> rdma_;
   Tenancy tenancy_;
   ServerCounters counters_;
   ServerParts parts_;
+  Reclaim reclaim_;
   uint64_t restored_ = 0;  // Slabs of the server before this one.
 
   UniqueFd epoll_;

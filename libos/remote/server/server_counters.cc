@@ -14,6 +14,8 @@ constexpr std::array<ServerCounterInfo, static_cast<size_t>(ServerCounter::kCoun
     {"stale_writes", "pages whose write had been overtaken by a newer one, and was ignored"},
     {"slabs_placed", "slabs rented out"},
     {"leases_expired", "clients silent for longer than their lease"},
+    {"slabs_reclaimed", "slabs that tenants gave back when they were asked for"},
+    {"reclaims_stuck", "times that slabs were asked for, and for 10 s none was given back"},
     {"bad_frames", "connections closed, or greetings refused, for what is no frame"},
     {"bad_versions", "connections refused for want of a common version"},
     {"not_permitted", "requests for what is not the tenant's, and wrong tokens"},

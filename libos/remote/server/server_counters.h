@@ -18,6 +18,8 @@ enum class ServerCounter : uint32_t {
   kStaleWrites,  // Pages whose write had been overtaken.
   kSlabsPlaced,
   kLeasesExpired,
+  kSlabsReclaimed,  // Given back when asked for.
+  kReclaimsStuck,   // Times that none came for a while.
   // Requests refused and connections closed, by reason.
   kBadFrames,
   kBadVersions,

@@ -254,6 +254,7 @@ void ServerSession::Serve(const FrameHeader& request) {
     case WireOp::kPing: {
       FrameHeader answer = request;
       answer.argument = tenancy_.soon();
+      answer.first = static_cast<uint32_t>(std::min<uint64_t>(client_.wanted, UINT32_MAX));
       Answer(answer, WireStatus::kOk);
       return;
     }
@@ -280,6 +281,7 @@ void ServerSession::ServeQuestion(const FrameHeader& request) {
   const bool placed = request.op == WireOp::kPlace && client_.answer.status == WireStatus::kOk;
   if (placed && passes_files_ &&
       tenancy_.Find(client_, client_.answer.slab, UINT32_MAX, &slab) == WireStatus::kOk) {
+    client_.keeps = true;
     reply.slab = slab;
     reply.file = slab->memory.file();
     Tenancy::Hold(*slab);
@@ -309,8 +311,12 @@ WireStatus ServerSession::Decide(const FrameHeader& request, FrameHeader* answer
       counters_.Add(ServerCounter::kSlabsPlaced);
       return status;
     }
-    case WireOp::kRelease:
-      return tenancy_.Release(client_, request.slab);
+    case WireOp::kRelease: {
+      const uint64_t wanted = client_.wanted;
+      const WireStatus status = tenancy_.Release(client_, request.slab);
+      if (client_.wanted < wanted) counters_.Add(ServerCounter::kSlabsReclaimed);
+      return status;
+    }
     case WireOp::kShare:
       return tenancy_.Share(client_, request.slab);
     default:

@@ -72,7 +72,8 @@ absl::StatusOr<SlabMemory> SlabMemory::Map(UniqueFd file, uint32_t number) {
 
 bool SlabMemory::Lock() noexcept { return mlock(map_.data(), map_.size().raw()) == 0; }
 
-SlabStore::SlabStore(const Options& options) : options_(options), locked_(options.lock) {
+SlabStore::SlabStore(const Options& options)
+    : options_(options), limit_(options.slabs), locked_(options.lock) {
   if (options.state != nullptr) used_.resize(options.state->directory().size());
 }
 
@@ -84,7 +85,8 @@ absl::StatusOr<SlabMemory> SlabStore::Make() {
   if (options_.state == nullptr) return SlabMemory::Make();
   uint32_t number;
   {
-    // There is one: what is ready or rented is less than `slabs`.
+    // There is one: what is ready or rented is less than the limit, and that no more than
+    // max_limit().
     LockGuard guard(mutex_);
     number = static_cast<uint32_t>(std::find(used_.begin(), used_.end(), false) - used_.begin());
     used_[number] = true;
@@ -100,9 +102,16 @@ absl::StatusOr<SlabMemory> SlabStore::Make() {
 
 absl::Status SlabStore::Refill() {
   while (true) {
+    SlabMemory spare;
     {
       LockGuard guard(mutex_);
-      if (ready_.size() + rented() >= options_.slabs) return absl::OkStatus();
+      const uint64_t there = ready_.size() + rented();
+      if (there == limit() || (there > limit() && ready_.empty())) return absl::OkStatus();
+      if (there > limit()) spare = PopReady();
+    }
+    if (spare.valid()) {
+      Close(std::move(spare));
+      continue;
     }
     SPIRITOS_ASSIGN_OR_RETURN(SlabMemory slab, Make());
     Lock(slab);
@@ -112,12 +121,21 @@ absl::Status SlabStore::Refill() {
   }
 }
 
-SlabMemory SlabStore::Take() {
-  LockGuard guard(mutex_);
-  if (ready_.empty()) return {};
+uint64_t SlabStore::max_limit() const {
+  return options_.state == nullptr ? UINT64_MAX : options_.state->directory().size();
+}
+
+SlabMemory SlabStore::PopReady() {
   SlabMemory slab = std::move(ready_.back());
   ready_.pop_back();
   ready_count_.store(ready_.size(), std::memory_order_relaxed);
+  return slab;
+}
+
+SlabMemory SlabStore::Take() {
+  LockGuard guard(mutex_);
+  if (ready_.empty() || rented() >= limit()) return {};
+  SlabMemory slab = PopReady();
   rented_.fetch_add(1, std::memory_order_relaxed);
   return slab;
 }
@@ -132,6 +150,11 @@ absl::StatusOr<SlabMemory> SlabStore::Restore(uint32_t number) {
 }
 
 void SlabStore::Return(SlabMemory slab) {
+  Close(std::move(slab));
+  rented_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void SlabStore::Close(SlabMemory slab) {
   const uint32_t number = slab.number();
   slab = {};
   if (options_.state != nullptr) {
@@ -139,7 +162,6 @@ void SlabStore::Return(SlabMemory slab) {
     LockGuard guard(mutex_);
     used_[number] = false;
   }
-  rented_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 }  // namespace spiritos

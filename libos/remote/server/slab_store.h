@@ -10,6 +10,9 @@
 // under the other by truncating. With a state folder they are files there, not sealed
 // and never passed on, and what is rented is found again after a restart.
 //
+// The limit says how many there are to be, ready or rented. When it sinks, what is ready
+// beyond it is closed; what is rented beyond it is the excess, which tenants are asked for.
+//
 // A slab's file holds its pages, then a trailer for each page (libos/remote/wire.h).
 //
 // Threads: Refill() from one that may block; Restore() before it begins; the others
@@ -68,18 +71,24 @@ class SlabMemory {
 class SlabStore {
  public:
   struct Options {
-    uint64_t slabs = 0;
+    uint64_t slabs = 0;            // The limit to begin with.
     bool lock = true;              // Where allowed.
     StateFolder* state = nullptr;  // Borrowed; null: slabs end with this process.
   };
 
   explicit SlabStore(const Options& options);
 
-  // Makes slabs ready until `options.slabs` are ready or rented; an error leaves those
-  // made so far. May block for long: a slab's pages are cleared.
+  // Makes slabs ready until the limit of them is ready or rented, or closes what is ready
+  // beyond it; an error leaves those made so far. May block for long: a slab's pages are
+  // cleared.
   absl::Status Refill();
+  // How many slabs there are to be. Refill() is due.
+  void SetLimit(uint64_t slabs) { limit_.store(slabs, std::memory_order_relaxed); }
+  uint64_t limit() const { return limit_.load(std::memory_order_relaxed); }
+  // What the limit may be at most.
+  uint64_t max_limit() const;
 
-  // A slab that is ready; invalid when none is.
+  // A slab that is ready; invalid when none is, or none is to be had.
   SlabMemory Take();
   // The slab that was rented under that number when the server before this one ended.
   absl::StatusOr<SlabMemory> Restore(uint32_t number);
@@ -92,20 +101,30 @@ class SlabStore {
   uint64_t rented() const { return rented_.load(std::memory_order_relaxed); }
   // What a tenant may hope for: ready, or soon to be.
   uint64_t free() const {
-    const uint64_t rented = rented_.load(std::memory_order_relaxed);
-    return rented < options_.slabs ? options_.slabs - rented : 0;
+    const uint64_t used = rented();
+    const uint64_t most = limit();
+    return used < most ? most - used : 0;
+  }
+  // Rented, and more than there are to be.
+  uint64_t excess() const {
+    const uint64_t used = rented();
+    const uint64_t most = limit();
+    return used > most ? used - most : 0;
   }
   bool locked() const { return locked_.load(std::memory_order_relaxed); }
   StateFolder* state() const { return options_.state; }
 
  private:
   absl::StatusOr<SlabMemory> Make();
+  SlabMemory PopReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Close(SlabMemory slab);
   void Lock(SlabMemory& slab);
 
   const Options options_;
   RankedMutex mutex_{LockRank::kSlabStore};
   std::vector<SlabMemory> ready_ ABSL_GUARDED_BY(mutex_);
   std::vector<bool> used_ ABSL_GUARDED_BY(mutex_);  // Numbers of the state folder.
+  std::atomic<uint64_t> limit_;
   std::atomic<uint64_t> ready_count_{0};
   std::atomic<uint64_t> rented_{0};
   std::atomic<bool> locked_;

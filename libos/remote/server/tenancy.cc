@@ -165,11 +165,15 @@ WireStatus Tenancy::Adopt(Client& client, UniqueFd file, RentedSlab** adopted) {
   if (!memory.ok()) return WireStatus::kNotPermitted;
   store_.CountRented();
   *adopted = Rent(client, *std::move(memory));
+  client.keeps = true;
   return WireStatus::kOk;
 }
 
 WireStatus Tenancy::Expose(Client& client, RentedSlab& slab, uint32_t* key) {
-  return exposer_ == nullptr ? WireStatus::kNotPermitted : exposer_->Expose(client, slab, key);
+  if (exposer_ == nullptr) return WireStatus::kNotPermitted;
+  const WireStatus status = exposer_->Expose(client, slab, key);
+  client.keeps = client.keeps || status == WireStatus::kOk;
+  return status;
 }
 
 WireStatus Tenancy::Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found) {
@@ -192,6 +196,7 @@ WireStatus Tenancy::Release(Client& client, uint64_t slab) {
   RentedSlab& rented = *slabs_.at(slab);
   if (--rented.references != 0) return WireStatus::kOk;
   client.slabs.erase(slab);
+  if (client.wanted != 0) --client.wanted;
   Unrent(client, 1);
   Drop(rented);
   return WireStatus::kOk;
@@ -221,6 +226,22 @@ void Tenancy::Drop(RentedSlab& slab) {
   SlabMemory memory = std::move(slab.memory);
   slabs_.erase(slab.id);
   store_.Return(std::move(memory));
+}
+
+uint64_t Tenancy::AskBack(uint64_t excess) {
+  uint64_t movable = 0;
+  for (const auto& [id, client] : clients_) movable += client->keeps ? 0 : client->slabs.size();
+  const uint64_t sum = std::min(excess, movable);
+  // Shares are rounded so that they make up the sum.
+  uint64_t seen = 0;
+  uint64_t asked = 0;
+  for (const auto& [id, client] : clients_) {
+    seen += client->keeps ? 0 : client->slabs.size();
+    const uint64_t due = movable == 0 ? 0 : sum * seen / movable;
+    client->wanted = due - asked;
+    asked = due;
+  }
+  return excess - sum;
 }
 
 uint32_t Tenancy::Expire(uint64_t now_ns) {

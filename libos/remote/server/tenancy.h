@@ -49,6 +49,9 @@ struct Client {
   uint64_t answered = 0;
   FrameHeader answer;
   std::unordered_set<uint64_t> slabs;
+  uint64_t wanted = 0;  // Of its slabs, so many are to be given back: which, is its choice.
+  // It has a slab mapped, or its device has: it cannot move such, and is not asked for any.
+  bool keeps = false;
   std::unique_ptr<RemoteAccess> access;  // Its slabs' end before it.
 };
 
@@ -97,6 +100,10 @@ class Tenancy {
   WireStatus Share(Client& client, uint64_t slab);
   WireStatus Release(Client& client, uint64_t slab);
   WireStatus Fence(Client& client, uint64_t slab, uint32_t epoch);
+
+  // Asks clients for `excess` slabs in all, each for its share, in place of what was asked
+  // for before; how many of them no client can move.
+  uint64_t AskBack(uint64_t excess);
 
   // The client's question about the slab is answered, with a change: what a server
   // after this one has to know is noted. REQUIRES: before the answer is sent.
