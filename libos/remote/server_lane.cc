@@ -32,8 +32,8 @@ IoResult ServerLane::Submit(LaneRequest& request) noexcept {
     if (state_.load(std::memory_order_relaxed) == State::kFailed) return IoResult::kPeerGone;
     const uint32_t place = PlaceLocked(count_);
     if (count_ == kWindow || !AdmitLocked(place, IdLocked(count_), request)) return IoResult::kBusy;
-    slots_[place] = {&request, NowNs()};
-    if (count_++ == 0) oldest_ns_.store(slots_[place].submitted_ns, std::memory_order_relaxed);
+    slots_[place] = &request;
+    if (count_++ == 0) waiting_since_ns_.store(NowNs(), std::memory_order_relaxed);
   }
   const int saved_errno = errno;
   Send();
@@ -47,7 +47,7 @@ void ServerLane::PopLocked() noexcept {
   ++head_id_;
   --count_;
   if (sent_ != 0) --sent_;
-  oldest_ns_.store(count_ == 0 ? 0 : slots_[head_].submitted_ns, std::memory_order_relaxed);
+  waiting_since_ns_.store(count_ == 0 ? 0 : NowNs(), std::memory_order_relaxed);
 }
 
 void ServerLane::ResumeLocked() {
@@ -79,7 +79,7 @@ bool ServerLane::Poll() noexcept {
   const int saved_errno = errno;
   Send();
   bool finished = false;
-  if (oldest_ns() != 0 && TryLead()) {
+  if (waiting_since_ns() != 0 && TryLead()) {
     finished = Receive();
     Leave();
   }

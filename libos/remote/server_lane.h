@@ -67,8 +67,9 @@ class ServerLane {
   void Fail(WireStatus result);
   // The connection is gone: connecting again or Fail() is due.
   virtual bool broken() const { return state() == State::kBroken; }
-  // When the oldest message in flight was submitted; 0 with none.
-  uint64_t oldest_ns() const { return oldest_ns_.load(std::memory_order_relaxed); }
+  // Since when the lane has waited for its next reply: from the last one on, or from the
+  // submission that found none in flight; 0 with none. A long queue is no silence.
+  uint64_t waiting_since_ns() const { return waiting_since_ns_.load(std::memory_order_relaxed); }
 
   // kBusy: the window is full. A broken lane queues. kPeerGone: it has failed.
   [[nodiscard]] IoResult Submit(LaneRequest& request) noexcept;
@@ -114,7 +115,7 @@ class ServerLane {
     return (head_ + i) % kWindow;
   }
   LaneRequest& RequestLocked(uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return *slots_[PlaceLocked(i)].request;
+    return *slots_[PlaceLocked(i)];
   }
   uint64_t IdLocked(uint32_t i) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) { return head_id_ + i; }
   void PopLocked() noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -126,24 +127,19 @@ class ServerLane {
   bool sending_ ABSL_GUARDED_BY(lock_) = false;
 
  private:
-  struct Slot {
-    LaneRequest* request = nullptr;
-    uint64_t submitted_ns = 0;
-  };
-
   // The receiver's role, held between the two.
   bool TryLead() noexcept;
   void Leave() noexcept;
   bool Spin(absl::FunctionRef<bool()> ready) noexcept;
   void WakeSleepers() noexcept;
 
-  std::array<Slot, kWindow> slots_ ABSL_GUARDED_BY(lock_);
+  std::array<LaneRequest*, kWindow> slots_ ABSL_GUARDED_BY(lock_);
   uint32_t head_ ABSL_GUARDED_BY(lock_) = 0;
   uint64_t head_id_ ABSL_GUARDED_BY(lock_) = 1;
   bool receiving_ ABSL_GUARDED_BY(lock_) = false;
 
   std::atomic<State> state_{State::kDown};
-  std::atomic<uint64_t> oldest_ns_{0};
+  std::atomic<uint64_t> waiting_since_ns_{0};
   // Bumped when a request becomes final and when the receiver leaves.
   std::atomic<uint32_t> turn_{0};
   std::atomic<uint32_t> sleepers_{0};

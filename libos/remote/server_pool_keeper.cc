@@ -113,8 +113,8 @@ void ServerPool::Keep() {
 void ServerPool::FetchReplies(uint16_t server, uint64_t now_ns) {
   for (const Lane lane : {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack}) {
     ServerLane& of = links_[server]->lane(lane);
-    const uint64_t submitted = of.oldest_ns();
-    if (submitted != 0 && submitted + kTickNs / 2 < now_ns) of.Poll();
+    const uint64_t since = of.waiting_since_ns();
+    if (since != 0 && since + kTickNs / 2 < now_ns) of.Poll();
   }
 }
 
@@ -127,7 +127,7 @@ ServerPool::Silence ServerPool::SilenceOf(uint16_t server, uint64_t now_ns) cons
     silence = {now_ns - std::min(since, now_ns), "not connected"};
   }
   for (size_t lane = 0; lane < kLanes; ++lane) {
-    const uint64_t since = links_[server]->lane(static_cast<Lane>(lane)).oldest_ns();
+    const uint64_t since = links_[server]->lane(static_cast<Lane>(lane)).waiting_since_ns();
     if (since == 0 || now_ns - std::min(since, now_ns) <= silence.ns) continue;
     silence = {now_ns - since, kAnswers[lane]};
   }

@@ -153,7 +153,7 @@ TEST_CASE("a write brings pages and then their trailers, a read brings pages bac
   CHECK(rig.lane.Wait([&] { return rig.ended.size() == 2; }, NowNs() + 1'000'000'000));
   CHECK(read.result == WireStatus::kOk);
   CHECK(read.memory[2 * kPageSize - 1] == std::byte{0x5A});
-  CHECK(rig.lane.oldest_ns() == 0);
+  CHECK(rig.lane.waiting_since_ns() == 0);
 }
 
 TEST_CASE("messages that waited for a connection go out in chains, much by itself",
