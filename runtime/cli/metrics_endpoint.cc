@@ -29,6 +29,21 @@ MetricFamily Gauge(std::string_view name, std::string_view help, uint64_t value)
   return {fmt::format("{}{}", kPrefix, name), std::string(help), MetricType::Gauge, {metric}};
 }
 
+// One counter for each tenant.
+template <typename Value>
+MetricFamily TenantCounter(std::string_view name, std::string_view help,
+                           const std::vector<TenantFigures>& tenants, Value value_of) {
+  MetricFamily family{
+      fmt::format("{}{}_total", kPrefix, name), std::string(help), MetricType::Counter, {}};
+  for (const TenantFigures& tenant : tenants) {
+    ClientMetric metric;
+    metric.label = {{"tenant", tenant.name}};
+    metric.counter.value = value_of(tenant);
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
 // One gauge for each tenant.
 template <typename Value>
 MetricFamily TenantGauge(std::string_view name, std::string_view help,
@@ -78,6 +93,12 @@ class ServerMetrics : public prometheus::Collectable {
     families.push_back(TenantGauge(
         "tenant_lease_left_seconds", "until the tenant's most silent space loses its slabs",
         tenants, [](const TenantFigures& t) { return double(t.lease_left_ms) / 1e3; }));
+    families.push_back(TenantCounter("tenant_bytes", "bytes to and from the tenant over TCP",
+                                     tenants,
+                                     [](const TenantFigures& t) { return double(t.bytes); }));
+    families.push_back(TenantCounter(
+        "tenant_pauses", "times that a connection of the tenant had to wait for its bandwidth",
+        tenants, [](const TenantFigures& t) { return double(t.pauses); }));
     return families;
   }
 

@@ -89,11 +89,13 @@ void Print(const Snapshot* before, Snapshot& now) {
     }
   }
   if (!now.tenants.empty()) {
-    fmt::print("\n{:<32} {:>8} {:>8} {:>14}\n", "tenant", "slabs", "leases", "lease left, s");
+    fmt::print("\n{:<32} {:>8} {:>8} {:>14} {:>12} {:>8}\n", "tenant", "slabs", "leases",
+               "lease left, s", "MiB moved", "pauses");
   }
   for (auto& [name, figures] : now.tenants) {
-    fmt::print("{:<32} {:>8} {:>8} {:>14.1f}\n", name, figures["tenant_slabs"],
-               figures["tenant_leases"], figures["tenant_lease_left_seconds"]);
+    fmt::print("{:<32} {:>8} {:>8} {:>14.1f} {:>12.1f} {:>8}\n", name, figures["tenant_slabs"],
+               figures["tenant_leases"], figures["tenant_lease_left_seconds"],
+               figures["tenant_bytes_total"] / (1 << 20), figures["tenant_pauses_total"]);
   }
   std::fflush(stdout);
 }

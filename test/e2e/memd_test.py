@@ -47,6 +47,8 @@ def memd(*words, **options):
         process.kill()
         process.wait()
         process.stdout.close()
+        if process.stderr:
+            process.stderr.close()
 
 
 def place_of(scheme, said):
@@ -57,6 +59,14 @@ def gauge(said, name):
     with urllib.request.urlopen(f"http://{place_of('http', said)}/metrics") as answer:
         text = answer.read().decode()
     return int(re.search(rf"^spiritos_memd_{name} (\d+)", text, re.MULTILINE).group(1))
+
+
+def line_with(text, stream):
+    """The next line of the stream with the text in it; the suite's timeout is its patience."""
+    for line in stream:
+        if text in line:
+            return line
+    raise AssertionError(f"no line with {text}")
 
 
 class Folder(unittest.TestCase):
@@ -115,6 +125,49 @@ class ConfigFile(Folder):
         with memd("--config", TREE / "runtime/cli/memd.toml", "--memory", "64M", "--tcp", "0",
                   "--metrics", "0", "--state", self.folder / "state") as (said, _):
             self.assertIn("1 slabs", said)
+
+
+    def test_is_read_again_while_the_server_runs(self):
+        path = self.write("tcp = 0\nmemory = '128M'\nmetrics = 0\n")
+        with memd("--config", path, "--quota", "9", stderr=subprocess.PIPE) as (said, process):
+            def reload(text):
+                self.write(text)
+                process.send_signal(signal.SIGHUP)
+
+            reload("tcp = 0\nmemory = '320M'\nmetrics = 0\ntenant-bandwidth = '100M'\n")
+            self.assertIn("5 slabs", line_with("read again", process.stderr))
+            self.assertEqual(gauge(said, "slabs"), 5)
+            reload("tcp = 0\nmemory = '64M'\nmetrics = 0\nlease = 5\nquota = 1\n")
+            self.assertIn("lease is different", line_with("until", process.stderr))
+            self.assertIn("1 slabs", line_with("read again", process.stderr))
+            self.assertEqual(gauge(said, "slabs"), 1)
+            for text, why in (("memory = '63M'", "--memory"), ("memroy = 1", "memroy"),
+                              ("memory = '256M'\ntenant-bandwidth = '1M'", "4194304"),
+                              ("memory = '100T'", "LimitNOFILE")):
+                reload(f"tcp = 0\nmetrics = 0\n{text}\n")
+                self.assertIn(why, line_with("not taken over", process.stderr))
+                self.assertEqual(gauge(said, "slabs"), 1)
+
+    def test_with_more_than_the_state_has_room_for_waits_for_a_start(self):
+        words = ("--config", self.write("memory = '64M'"), "--tcp", "0", "--metrics", "0",
+                 "--state", self.folder / "state")
+        with memd(*words, stderr=subprocess.PIPE) as (said, process):
+            self.write("memory = '128M'")
+            process.send_signal(signal.SIGHUP)
+            self.assertIn("--state", line_with("not taken over", process.stderr))
+            self.assertEqual(gauge(said, "slabs"), 1)
+
+
+class Drain(unittest.TestCase):
+    def test_ends_with_a_reload(self):
+        with memd("--memory", "128M", "--tcp", "0", "--metrics", "0",
+                  stderr=subprocess.PIPE) as (said, process):
+            process.send_signal(signal.SIGUSR1)
+            line_with("draining", process.stderr)
+            self.assertEqual(gauge(said, "slabs_free"), 0)
+            process.send_signal(signal.SIGHUP)
+            line_with("2 slabs", process.stderr)
+            self.assertEqual(gauge(said, "slabs_free"), 2)
 
 
 class ServiceManager(Folder):

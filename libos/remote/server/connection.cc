@@ -169,8 +169,9 @@ WireStatus ServerConnection::Greet(ServerParts& server, const HelloBody& hello, 
                                  : server.tenancy.FindByToken(hello.client, hello.token);
   if (client == nullptr || client->tenant != tenant) return WireStatus::kNotPermitted;
   urgent_ = control || hello.role == HelloBody::Role::kDemand;
-  session_ = std::make_unique<ServerSession>(server.tenancy, server.counters, *client, version,
-                                             passes_files_);
+  session_ =
+      std::make_unique<ServerSession>(server.tenancy, server.counters, *client, version,
+                                      passes_files_, control ? nullptr : &client->account->pacer);
   return WireStatus::kOk;
 }
 

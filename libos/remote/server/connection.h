@@ -54,6 +54,7 @@ class ServerConnection {
   Turn Step(ServerParts& server, uint64_t now_ns);
 
   bool in_queue = false;    // The server's: it has a turn coming.
+  bool in_pause = false;    // The server's: it is paused, and will be resumed.
   uint32_t polled_for = 0;  // The server's: events asked for.
 
  private:

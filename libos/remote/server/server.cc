@@ -26,6 +26,7 @@
 #include "libos/base/parker.h"
 #include "libos/base/status.h"
 #include "libos/remote/dial.h"
+#include "libos/remote/server/pacer.h"
 
 namespace spiritos {
 namespace {
@@ -48,6 +49,24 @@ absl::Status CheckMemory(Bytes memory) {
   if (memory.raw() >= kSlabSize) return absl::OkStatus();
   return InvalidArgument("memory of {} bytes is below a slab of {} (--memory)", memory.raw(),
                          kSlabSize);
+}
+
+absl::Status CheckBandwidth(const ServerOptions& options) {
+  const uint64_t bandwidth = options.tenant_bandwidth;
+  if (bandwidth == 0) return absl::OkStatus();
+  if (bandwidth < Pacer::kMinRate) {
+    return InvalidArgument(
+        "{} bytes a second are below {}: three lanes of one program would wait for each other's "
+        "messages until the server seems dead (--tenant-bandwidth)",
+        bandwidth, Pacer::kMinRate);
+  }
+  if (options.rdma) {
+    return InvalidArgument(
+        "over RDMA the server takes no part in reads and writes, so it cannot hold them to {} "
+        "bytes a second (--tenant-bandwidth without --rdma)",
+        bandwidth);
+  }
+  return absl::OkStatus();
 }
 
 // Of a name, if one is given; else of the machine.
@@ -76,7 +95,9 @@ MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFo
       store_({.slabs = options.memory.raw() / kSlabSize,
               .lock = options.lock_memory,
               .state = state_.get()}),
-      tenancy_(store_, {.lease_ns = options.lease_ms * kMs, .slab_quota = options.slab_quota}),
+      tenancy_(store_, {.lease_ns = options.lease_ms * kMs,
+                        .slab_quota = options.slab_quota,
+                        .tenant_bandwidth = options.tenant_bandwidth}),
       parts_{tenancy_, counters_, {}, store_, nullptr} {
   parts_.welcome.host = HostId(options.host);
   parts_.welcome.lease_ms = static_cast<uint32_t>(options.lease_ms);
@@ -85,6 +106,7 @@ MemoryServer::MemoryServer(const ServerOptions& options, std::unique_ptr<StateFo
 
 absl::StatusOr<std::unique_ptr<MemoryServer>> MemoryServer::Create(const ServerOptions& options) {
   SPIRITOS_RETURN_IF_ERROR(CheckMemory(options.memory));
+  SPIRITOS_RETURN_IF_ERROR(CheckBandwidth(options));
   if (options.lease_ms < 1000 || options.lease_ms > UINT32_MAX) {
     return InvalidArgument("a lease of {} ms is not within 1 s and 49 days (--lease)",
                            options.lease_ms);
@@ -173,6 +195,13 @@ absl::Status MemoryServer::Resize(Bytes memory) {
 void MemoryServer::Drain() {
   store_.SetLimit(0);
   WakeRefiller();
+}
+
+absl::Status MemoryServer::Reconfigure(const ServerOptions& options) {
+  SPIRITOS_RETURN_IF_ERROR(CheckBandwidth(options));
+  SPIRITOS_RETURN_IF_ERROR(Resize(options.memory));
+  tenancy_.SetLimits(options.slab_quota, options.tenant_bandwidth);
+  return absl::OkStatus();
 }
 
 absl::Status MemoryServer::Listen() {
@@ -265,6 +294,7 @@ void MemoryServer::Run() {
       next.in_queue = false;
       TakeTurns(next, now, 1);
     }
+    if (now >= resume_ns_) ResumePaused(now);
     if (now - reviewed_ns_ > kReviewNs) Review(now);
   }
 }
@@ -312,7 +342,9 @@ uint64_t MemoryServer::ServeReady() {
 
 int MemoryServer::WaitMs(uint64_t now_ns) const {
   if (!queue_.empty() || now_ns < busy_until_ns_) return 0;
-  return static_cast<int>(kReviewNs / kMs) * (connections_.empty() ? 4 : 1);
+  const uint64_t wait_ns = kReviewNs * (connections_.empty() ? 4 : 1);
+  const uint64_t paused_ns = resume_ns_ - std::min(resume_ns_, now_ns);
+  return static_cast<int>((std::min(wait_ns, paused_ns) + kMs - 1) / kMs);
 }
 
 void MemoryServer::TakeTurns(ServerConnection& connection, uint64_t now_ns, int steps) {
@@ -322,8 +354,32 @@ void MemoryServer::TakeTurns(ServerConnection& connection, uint64_t now_ns, int 
   }
   if (turn == ServerConnection::Turn::kClosed) return Close(connection);
   Watch(connection);
+  if (connection.greeted() && connection.session()->paused()) Pause(connection);
   // What waits inside, as TLS keeps it, wakes nobody.
   if (turn == ServerConnection::Turn::kMore) Enqueue(connection);
+}
+
+void MemoryServer::Pause(ServerConnection& connection) {
+  resume_ns_ = std::min(resume_ns_, connection.session()->resume_ns());
+  if (connection.in_pause) return;
+  connection.in_pause = true;
+  paused_.push_back(&connection);
+}
+
+// Those that somebody waits for first. Who still may not go on is paused again.
+void MemoryServer::ResumePaused(uint64_t now_ns) {
+  std::vector<ServerConnection*> paused = std::exchange(paused_, {});
+  resume_ns_ = UINT64_MAX;
+  std::stable_partition(paused.begin(), paused.end(),
+                        [](const ServerConnection* connection) { return connection->urgent(); });
+  for (ServerConnection* connection : paused) {
+    connection->in_pause = false;
+    if (connection->session()->Resume(now_ns)) {
+      TakeTurns(*connection, now_ns, 1);
+    } else {
+      Close(*connection);
+    }
+  }
 }
 
 void MemoryServer::Enqueue(ServerConnection& connection) {
@@ -403,6 +459,7 @@ void MemoryServer::MakeRoom() {
 
 void MemoryServer::Close(ServerConnection& connection) {
   std::erase(queue_, &connection);
+  std::erase(paused_, &connection);
   if (hot_ == &connection) hot_ = nullptr;
   connections_.erase(connection.socket());  // Closing the socket ends its watch.
   connection_count_.store(connections_.size(), std::memory_order_relaxed);

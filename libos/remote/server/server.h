@@ -56,6 +56,9 @@ struct ServerOptions {
   uint64_t greeting_ms = 5'000;    // To say who one is.
   uint64_t slow_peer_ms = 30'000;  // To take a reply.
   uint64_t slab_quota = 0;         // Slabs of one tenant; 0 = no limit.
+  // Bytes a second to and from one tenant over TCP; 0 = no limit, else Pacer::kMinRate or
+  // more.
+  uint64_t tenant_bandwidth = 0;
   // Called by the serving thread, at least every second: it lives. May be empty.
   std::function<void()> on_review;
   // Of everybody over TCP. Without it only this machine is listened to.
@@ -77,6 +80,9 @@ class MemoryServer {
   absl::Status Resize(Bytes memory);
   // As with no memory at all, until Resize().
   void Drain();
+  // Takes over `memory`, `slab_quota` and `tenant_bandwidth`: all of them, or none and says
+  // why. REQUIRES: on the thread of Run().
+  absl::Status Reconfigure(const ServerOptions& options);
 
   int tcp_port() const { return tcp_port_; }
   uint64_t slabs() const { return store_.limit(); }
@@ -102,6 +108,8 @@ class MemoryServer {
   void TakeTurns(ServerConnection& connection, uint64_t now_ns, int steps);
   void Enqueue(ServerConnection& connection);
   void Watch(ServerConnection& connection);
+  void Pause(ServerConnection& connection);
+  void ResumePaused(uint64_t now_ns);
   void Close(ServerConnection& connection);
   void Review(uint64_t now_ns);
   void AskBack(uint64_t now_ns);
@@ -128,7 +136,9 @@ class MemoryServer {
 
   std::unordered_map<int, std::unique_ptr<ServerConnection>> connections_;
   std::vector<ServerConnection*> queue_;  // Have a turn coming.
-  bool listening_ = true;                 // False: without descriptors for connections.
+  std::vector<ServerConnection*> paused_;
+  uint64_t resume_ns_ = UINT64_MAX;  // When the first of them may go on.
+  bool listening_ = true;            // False: without descriptors for connections.
   uint64_t reviewed_ns_ = 0;
   uint64_t busy_until_ns_ = 0;  // Until then it looks instead of sleeping.
   // Whose demand read came last: looked at without asking who is ready.

@@ -16,6 +16,7 @@ constexpr std::array<ServerCounterInfo, static_cast<size_t>(ServerCounter::kCoun
     {"leases_expired", "clients silent for longer than their lease"},
     {"slabs_reclaimed", "slabs that tenants gave back when they were asked for"},
     {"reclaims_stuck", "times that slabs were asked for, and for 10 s none was given back"},
+    {"pauses", "times that a connection had to wait for its tenant's bandwidth"},
     {"bad_frames", "connections closed, or greetings refused, for what is no frame"},
     {"bad_versions", "connections refused for want of a common version"},
     {"not_permitted", "requests for what is not the tenant's, and wrong tokens"},

@@ -20,6 +20,7 @@ enum class ServerCounter : uint32_t {
   kLeasesExpired,
   kSlabsReclaimed,  // Given back when asked for.
   kReclaimsStuck,   // Times that none came for a while.
+  kPauses,          // Of connections, for their tenants' bandwidth.
   // Requests refused and connections closed, by reason.
   kBadFrames,
   kBadVersions,

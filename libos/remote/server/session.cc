@@ -18,6 +18,12 @@ bool Overtaken(const PageTrailer& stored, const PageTrailer& arriving) {
   return stored.version != 0 && PageTrailer::Newer(stored.version, arriving.version);
 }
 
+// Of a request and its reply.
+uint64_t BytesOf(const FrameHeader& request) {
+  const uint64_t moved = request.op == WireOp::kRead ? request.pages * kPageSize : request.payload;
+  return 2 * FrameHeader::kSize + moved;
+}
+
 }  // namespace
 
 ServerCounter CounterOf(WireStatus status) {
@@ -41,12 +47,13 @@ ServerCounter CounterOf(WireStatus status) {
 }
 
 ServerSession::ServerSession(Tenancy& tenancy, ServerCounters& counters, Client& client,
-                             uint16_t version, bool passes_files)
+                             uint16_t version, bool passes_files, Pacer* pacer)
     : tenancy_(tenancy),
       counters_(counters),
       client_(client),
       version_(version),
-      passes_files_(passes_files) {
+      passes_files_(passes_files),
+      pacer_(pacer) {
   ++client_.connections;
 }
 
@@ -79,7 +86,7 @@ std::span<std::byte> ServerSession::Place() noexcept {
 }
 
 std::span<iovec> ServerSession::Want() noexcept {
-  if (reply_count_ == kMaxRequests) return {};
+  if (reply_count_ == kMaxRequests || paused()) return {};
   size_t parts = 0;
   if (stage_ == Stage::kTrailers || stage_ == Stage::kPages) {
     const std::span<std::byte> place = Place();
@@ -111,12 +118,31 @@ bool ServerSession::Received(size_t bytes, uint64_t now_ns) {
   return Consume(now_ns);
 }
 
+// Whether the next request may be served now; else the session is paused.
+bool ServerSession::MayBegin(uint64_t now_ns) {
+  if (pacer_ == nullptr || pacer_->MayBegin(now_ns) || (paused() && resume_ns() <= now_ns)) {
+    paused_since_ns_ = 0;
+    return true;
+  }
+  if (!paused()) {
+    paused_since_ns_ = now_ns;
+    pacer_->CountPause();
+    counters_.Add(ServerCounter::kPauses);
+  }
+  return false;
+}
+
+uint64_t ServerSession::resume_ns() const {
+  return std::min(pacer_->due_ns(), paused_since_ns_ + Pacer::kLongestPauseNs);
+}
+
 bool ServerSession::Consume(uint64_t now_ns) {
   while (true) {
     const size_t have = buffer_end_ - buffer_begin_;
     switch (stage_) {
       case Stage::kHeader:
         if (have < FrameHeader::kSize || reply_count_ == kMaxRequests) return true;
+        if (!MayBegin(now_ns)) return true;
         if (!OnHeader(now_ns)) return false;
         break;
       case Stage::kSkip: {
@@ -191,6 +217,7 @@ bool ServerSession::OnHeader(uint64_t now_ns) {
   }
   counters_.Add(ServerCounter::kRequests);
   client_.heard_ns = now_ns;
+  if (pacer_ != nullptr) pacer_->Charge(BytesOf(request_), now_ns);
   if (request_.op != WireOp::kWrite) {
     Serve(request_);
     return true;

@@ -7,7 +7,8 @@
 // Bytes arrive where they belong: headers in a small buffer, the pages of a Write in
 // the slab itself. A page of a reply is sent from the slab. Replies leave in the order
 // of requests, as many as kMaxRequests wait, and while that many do no further
-// request is read: a peer that does not take its replies keeps nobody but itself.
+// request is read: a peer that does not take its replies keeps nobody but itself. Nor is
+// one while the tenant's pacer says so: then the session is paused.
 //
 // Pages of a Write land in the slab before their CRC is known. A client whose write
 // was not acknowledged has its bytes still, so a torn page costs nobody anything.
@@ -34,9 +35,10 @@ class ServerSession {
  public:
   static constexpr uint32_t kMaxRequests = 64;
 
-  // `version` is what the connection agreed on. Borrows everything.
+  // `version` is what the connection agreed on; `pacer` is null where nothing is to be held
+  // up, as pings are not. Borrows everything.
   ServerSession(Tenancy& tenancy, ServerCounters& counters, Client& client, uint16_t version,
-                bool passes_files);
+                bool passes_files, Pacer* pacer = nullptr);
   ~ServerSession();
   ServerSession(const ServerSession&) = delete;
   ServerSession& operator=(const ServerSession&) = delete;
@@ -45,7 +47,7 @@ class ServerSession {
   uint16_t version() const { return version_; }
 
   // Where the next bytes of the peer belong: at most two parts, none while replies
-  // back up. Valid until the next call.
+  // back up, or while it is paused. Valid until the next call.
   std::span<iovec> Want() noexcept;
   // So many have arrived there. False when the peer talks nonsense: close.
   [[nodiscard]] bool Received(size_t bytes, uint64_t now_ns);
@@ -58,6 +60,12 @@ class ServerSession {
   // So many are. False when requests that had waited for room talk nonsense: close.
   [[nodiscard]] bool Sent(size_t bytes, uint64_t now_ns);
   bool has_outgoing() const { return reply_count_ != 0; }
+
+  bool paused() const { return paused_since_ns_ != 0; }
+  // REQUIRES: paused. When Resume() is due.
+  uint64_t resume_ns() const;
+  // Serves what had to wait, if it may now. False when that is nonsense: close.
+  [[nodiscard]] bool Resume(uint64_t now_ns) { return Consume(now_ns); }
 
  private:
   static constexpr size_t kBuffer = 1024;
@@ -81,6 +89,7 @@ class ServerSession {
   void TakeFromBuffer();
   void Arrived(size_t bytes);
   bool Consume(uint64_t now_ns);
+  bool MayBegin(uint64_t now_ns);
   bool OnHeader(uint64_t now_ns);
   void OnTrailers();
   Reply& Answer(const FrameHeader& request, WireStatus status);
@@ -96,6 +105,8 @@ class ServerSession {
   Client& client_;
   const uint16_t version_;
   const bool passes_files_;
+  Pacer* const pacer_;
+  uint64_t paused_since_ns_ = 0;  // 0 = not paused.
 
   UniqueFd offered_;
   Stage stage_ = Stage::kHeader;

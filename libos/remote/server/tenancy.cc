@@ -57,26 +57,22 @@ uint64_t Tenancy::Restore(uint64_t now_ns) {
 }
 
 void Tenancy::RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t now_ns) {
-  std::unique_ptr<Client>& client = clients_[record.client];
-  if (client == nullptr) {
-    client = std::make_unique<Client>();
-    client->id = record.client;
-    client->token = record.token;
-    client->tenant = record.tenant.data();
-    client->heard_ns = now_ns;
-  }
-  if (FrameHeader answer; record.answered > client->answered &&
+  const auto at = clients_.find(record.client);
+  Client& client =
+      at != clients_.end() ? *at->second : Introduce(record.client, record.tenant.data(), now_ns);
+  client.token = record.token;
+  if (FrameHeader answer; record.answered > client.answered &&
                           DecodeFrame(record.answer, &answer) == FrameError::kNone) {
-    client->answered = record.answered;
-    client->answer = answer;
+    client.answered = record.answered;
+    client.answer = answer;
   }
   auto slab = std::make_unique<RentedSlab>();
   slab->id = record.slab;
   slab->epoch = record.epoch;
   slab->references = record.references;
   slab->memory = std::move(memory);
-  ++tenant_slabs_[client->tenant];
-  client->slabs.insert(slab->id);
+  ++client.account->slabs;
+  client.slabs.insert(slab->id);
   slabs_.emplace(slab->id, std::move(slab));
 }
 
@@ -99,28 +95,47 @@ void Tenancy::Record(const Client& client, uint64_t slab) {
 
 Client* Tenancy::Enter(const WireId& id, std::string_view tenant, uint64_t now_ns) {
   if (tenant.size() > kMaxTenant) return nullptr;
-  if (!clients_.contains(id) && ClientsOf(tenant) >= kMaxClients) return nullptr;
-  std::unique_ptr<Client>& client = clients_[id];
-  if (client == nullptr) {
-    client = std::make_unique<Client>();
-    client->id = id;
-    client->tenant = tenant;
-    Randomize(client->token);
+  if (const auto at = clients_.find(id); at != clients_.end()) {
+    if (at->second->tenant != tenant) return nullptr;
+    at->second->heard_ns = now_ns;
+    return at->second.get();
   }
-  if (client->tenant != tenant) return nullptr;
+  const auto account = accounts_.find(std::string(tenant));
+  if (account != accounts_.end() && account->second.clients >= kMaxClients) return nullptr;
+  Client& client = Introduce(id, tenant, now_ns);
+  Randomize(client.token);
+  return &client;
+}
+
+Client& Tenancy::Introduce(const WireId& id, std::string_view tenant, uint64_t now_ns) {
+  auto client = std::make_unique<Client>();
+  client->id = id;
+  client->tenant = tenant;
   client->heard_ns = now_ns;
-  return client.get();
+  client->account = &accounts_[client->tenant];
+  if (client->account->clients++ == 0) client->account->pacer.SetRate(options_.tenant_bandwidth);
+  return *(clients_[id] = std::move(client));
+}
+
+void Tenancy::Dismiss(Client& client) {
+  if (--client.account->clients == 0) accounts_.erase(client.tenant);
+  clients_.erase(WireId(client.id));
+}
+
+void Tenancy::SetLimits(uint64_t slab_quota, uint64_t tenant_bandwidth) {
+  options_.slab_quota = slab_quota;
+  options_.tenant_bandwidth = tenant_bandwidth;
+  for (auto& [name, account] : accounts_) account.pacer.SetRate(tenant_bandwidth);
+}
+
+size_t Tenancy::tenant_count() const {
+  return static_cast<size_t>(std::count_if(accounts_.begin(), accounts_.end(),
+                                           [](const auto& of) { return of.second.slabs != 0; }));
 }
 
 void Tenancy::Leave(Client& client) {
   SPIRITOS_DCHECK(client.connections != 0, "client of {} has no connection", client.tenant);
-  if (--client.connections == 0 && client.slabs.empty()) clients_.erase(WireId(client.id));
-}
-
-size_t Tenancy::ClientsOf(std::string_view tenant) const {
-  return static_cast<size_t>(
-      std::count_if(clients_.begin(), clients_.end(),
-                    [&](const auto& entry) { return entry.second->tenant == tenant; }));
+  if (--client.connections == 0 && client.slabs.empty()) Dismiss(client);
 }
 
 Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
@@ -133,20 +148,14 @@ Client* Tenancy::FindByToken(const WireId& id, const WireId& token) {
 }
 
 bool Tenancy::OverQuota(const Client& client) const {
-  const auto at = tenant_slabs_.find(client.tenant);
-  return options_.slab_quota != 0 && at != tenant_slabs_.end() && at->second >= options_.slab_quota;
-}
-
-void Tenancy::Unrent(Client& client, uint64_t slabs) {
-  const auto at = tenant_slabs_.find(client.tenant);
-  if (at != tenant_slabs_.end() && (at->second -= slabs) == 0) tenant_slabs_.erase(at);
+  return options_.slab_quota != 0 && client.account->slabs >= options_.slab_quota;
 }
 
 RentedSlab* Tenancy::Rent(Client& client, SlabMemory memory) {
   auto slab = std::make_unique<RentedSlab>();
   slab->id = next_slab_++;
   slab->memory = std::move(memory);
-  ++tenant_slabs_[client.tenant];
+  ++client.account->slabs;
   client.slabs.insert(slab->id);
   return slabs_.emplace(slab->id, std::move(slab)).first->second.get();
 }
@@ -197,7 +206,7 @@ WireStatus Tenancy::Release(Client& client, uint64_t slab) {
   if (--rented.references != 0) return WireStatus::kOk;
   client.slabs.erase(slab);
   if (client.wanted != 0) --client.wanted;
-  Unrent(client, 1);
+  --client.account->slabs;
   Drop(rented);
   return WireStatus::kOk;
 }
@@ -247,15 +256,12 @@ uint64_t Tenancy::AskBack(uint64_t excess) {
 uint32_t Tenancy::Expire(uint64_t now_ns) {
   uint32_t expired = 0;
   for (auto at = clients_.begin(); at != clients_.end();) {
-    Client& client = *at->second;
-    if (client.connections != 0 || now_ns - client.heard_ns < options_.lease_ns) {
-      ++at;
-      continue;
-    }
+    Client& client = *(at++)->second;
+    if (client.connections != 0 || now_ns - client.heard_ns < options_.lease_ns) continue;
     for (const uint64_t slab : client.slabs) Drop(*slabs_.at(slab));
-    Unrent(client, client.slabs.size());
+    client.account->slabs -= client.slabs.size();
     ++expired;
-    at = clients_.erase(at);
+    Dismiss(client);
   }
   return expired;
 }
@@ -271,6 +277,8 @@ std::vector<TenantFigures> Tenancy::Figures(uint64_t now_ns) const {
     figures.lease_left_ms =
         figures.clients == 0 ? left_ms : std::min(figures.lease_left_ms, left_ms);
     figures.name = client->tenant;
+    figures.bytes = client->account->pacer.bytes();
+    figures.pauses = client->account->pacer.pauses();
     figures.clients += 1;
     figures.slabs += client->slabs.size();
   }

@@ -22,6 +22,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "libos/remote/server/pacer.h"
 #include "libos/remote/server/remote_access.h"
 #include "libos/remote/server/slab_store.h"
 #include "libos/remote/wire.h"
@@ -38,10 +39,18 @@ struct RentedSlab {
   std::unique_ptr<RemoteAccess> access;  // To the memory; null for most.
 };
 
+// What the clients of one tenant share.
+struct Account {
+  uint64_t clients = 0;
+  uint64_t slabs = 0;
+  Pacer pacer;
+};
+
 struct Client {
   WireId id{};
   WireId token{};
   std::string tenant;
+  Account* account = nullptr;
   uint64_t heard_ns = 0;
   uint32_t connections = 0;
   // The last question that changed something, and its answer: when it is asked again,
@@ -61,13 +70,16 @@ struct TenantFigures {
   uint64_t clients = 0;  // With slabs: each holds a lease.
   uint64_t slabs = 0;
   uint64_t lease_left_ms = 0;  // Of the client that is silent for the longest.
+  uint64_t bytes = 0;          // To and from it, since it is known.
+  uint64_t pauses = 0;         // For its bandwidth.
 };
 
 class Tenancy {
  public:
   struct Options {
     uint64_t lease_ns = 0;
-    uint64_t slab_quota = 0;  // Of a tenant; 0 = none.
+    uint64_t slab_quota = 0;        // Of a tenant; 0 = none.
+    uint64_t tenant_bandwidth = 0;  // Bytes a second; 0 = any number.
   };
 
   // A tenant's name, with what the connection proves about it.
@@ -101,6 +113,9 @@ class Tenancy {
   WireStatus Release(Client& client, uint64_t slab);
   WireStatus Fence(Client& client, uint64_t slab, uint32_t epoch);
 
+  // From now on; slabs beyond the quota stay.
+  void SetLimits(uint64_t slab_quota, uint64_t tenant_bandwidth);
+
   // Asks clients for `excess` slabs in all, each for its share, in place of what was asked
   // for before; how many of them no client can move.
   uint64_t AskBack(uint64_t excess);
@@ -122,18 +137,18 @@ class Tenancy {
   const Options& options() const { return options_; }
   size_t client_count() const { return clients_.size(); }
   // Tenants that have slabs.
-  size_t tenant_count() const { return tenant_slabs_.size(); }
+  size_t tenant_count() const;
 
  private:
   void RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t now_ns);
-  size_t ClientsOf(std::string_view tenant) const;
+  Client& Introduce(const WireId& id, std::string_view tenant, uint64_t now_ns);
+  void Dismiss(Client& client);
   RentedSlab* Rent(Client& client, SlabMemory memory);
   bool OverQuota(const Client& client) const;
-  void Unrent(Client& client, uint64_t slabs);
   void Drop(RentedSlab& slab);
 
   SlabStore& store_;
-  const Options options_;
+  Options options_;
   SlabExposer* exposer_ = nullptr;  // Null where slabs are reached through sessions alone.
   uint64_t next_slab_;
   struct IdHash {
@@ -141,7 +156,7 @@ class Tenancy {
   };
   std::unordered_map<WireId, std::unique_ptr<Client>, IdHash> clients_;
   std::unordered_map<uint64_t, std::unique_ptr<RentedSlab>> slabs_;
-  std::unordered_map<std::string, uint64_t> tenant_slabs_;  // No zeroes.
+  std::unordered_map<std::string, Account> accounts_;  // Each with a client.
 };
 
 }  // namespace spiritos
