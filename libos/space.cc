@@ -533,6 +533,8 @@ Stats Space::Impl::GetStats() const {
   stats.degraded_slabs = health.degraded_slabs;
   stats.lost_slabs = health.lost_slabs;
   stats.mended_slabs = health.mended_slabs;
+  stats.hedged_reads = health.hedged_reads;
+  stats.hedges_won = health.hedges_won;
   stats.moved_slabs = health.moved_slabs;
   stats.metadata = arena_.used() - pager_.buffer_bytes();
   stats.far_pages = PageCount(far_pages_.load(std::memory_order_relaxed));

@@ -14,7 +14,7 @@ struct Gauge {
   uint64_t value;
 };
 
-std::array<Gauge, 10> Gauges(const Stats& stats) {
+std::array<Gauge, 12> Gauges(const Stats& stats) {
   return {{{"budget_pages", static_cast<uint64_t>(stats.budget.raw())},
            {"free_frames", static_cast<uint64_t>(stats.free_frames.raw())},
            {"used_frames", static_cast<uint64_t>(stats.used_frames.raw())},
@@ -22,6 +22,8 @@ std::array<Gauge, 10> Gauges(const Stats& stats) {
            {"degraded_slabs", stats.degraded_slabs},
            {"lost_slabs", stats.lost_slabs},
            {"mended_slabs", stats.mended_slabs},
+           {"hedged_reads", stats.hedged_reads},
+           {"hedges_won", stats.hedges_won},
            {"moved_slabs", stats.moved_slabs},
            {"metadata_bytes", stats.metadata.raw()},
            {"far_pages", static_cast<uint64_t>(stats.far_pages.raw())}}};

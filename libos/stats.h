@@ -32,6 +32,10 @@ struct SPIRITOS_PUBLIC Stats {
   uint64_t lost_slabs = 0;
   uint64_t mended_slabs = 0;
   uint64_t moved_slabs = 0;
+  // Demand reads that were late and asked of a second server too, and of these the ones
+  // that it answered first.
+  uint64_t hedged_reads = 0;
+  uint64_t hedges_won = 0;
 
   // Near memory that holds the space's own books, and the far pages it is for.
   Bytes metadata;

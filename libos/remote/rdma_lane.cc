@@ -134,10 +134,12 @@ bool RdmaLane::FinishOne(uint64_t through, WireStatus result) noexcept {
     if (sent_ == 0 || IdLocked(0) > through) return false;
     request = &RequestLocked(0);
     pages = PageAt(staged_[PlaceLocked(0)].first);
+    arriving_.store(true, std::memory_order_relaxed);
   }
   if (request->op == IoOp::kRead && result == WireStatus::kOk) {
     std::memcpy(request->memory, pages, size_t{request->pages} << kPageShift);
   }
+  arriving_.store(false, std::memory_order_release);
   {
     LockGuard guard(lock_);
     PopLocked();

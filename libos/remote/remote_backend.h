@@ -69,6 +69,7 @@ struct IoRequest {
   uint8_t targets = 0;
   uint8_t era = 0;
   std::array<std::atomic<uint16_t>, 3> servers{};
+  void* read = nullptr;  // The message of a demand read, until that ends.
 
   bool final() const noexcept {
     const IoStatus s = status.load(std::memory_order_acquire);
@@ -87,6 +88,8 @@ struct PoolHealth {
   uint64_t lost_slabs = 0;      // With none.
   uint64_t mended_slabs = 0;    // Copied to another server, so far.
   uint64_t moved_slabs = 0;     // From servers that asked for them, so far.
+  uint64_t hedged_reads = 0;    // Asked of a second server too, so far,
+  uint64_t hedges_won = 0;      // and answered by it first.
 };
 
 class RemoteBackend {

@@ -75,6 +75,26 @@ void ServerLane::Leave() noexcept {
   WakeSleepers();
 }
 
+bool ServerLane::Has(const LaneRequest& request) noexcept {
+  LockGuard guard(lock_);
+  return HasLocked(request);
+}
+
+bool ServerLane::HasLocked(const LaneRequest& request) {
+  for (uint32_t i = 0; i < count_; ++i) {
+    if (&RequestLocked(i) == &request) return true;
+  }
+  return false;
+}
+
+bool ServerLane::Redirect(LaneRequest& request, std::byte* memory) noexcept {
+  LockGuard guard(lock_);
+  // Acquire: what has been received is there.
+  if (arriving_.load(std::memory_order_acquire)) return false;
+  if (HasLocked(request)) request.memory = memory;
+  return true;
+}
+
 bool ServerLane::Poll() noexcept {
   const int saved_errno = errno;
   Send();

@@ -75,6 +75,11 @@ class ServerLane {
   [[nodiscard]] IoResult Submit(LaneRequest& request) noexcept;
   // Receives what is there; true if a request became final.
   bool Poll() noexcept;
+  // Whether the request is in flight: submitted, and its end not yet on its way.
+  bool Has(const LaneRequest& request) noexcept;
+  // From here on nothing of a read goes where it went: if it is in flight, what is still
+  // to come of it goes to `memory`. False: something is being received right now.
+  [[nodiscard]] bool Redirect(LaneRequest& request, std::byte* memory) noexcept;
   // Receives until `ready()`, which a message on this lane makes true; false when
   // `deadline_ns` comes first.
   bool Wait(absl::FunctionRef<bool()> ready, uint64_t deadline_ns) noexcept;
@@ -125,10 +130,13 @@ class ServerLane {
   uint32_t count_ ABSL_GUARDED_BY(lock_) = 0;
   uint32_t sent_ ABSL_GUARDED_BY(lock_) = 0;  // Of them, from the head on.
   bool sending_ ABSL_GUARDED_BY(lock_) = false;
+  // Set under the lock: from here on the receiver writes to requests' memory without it.
+  std::atomic<bool> arriving_{false};
 
  private:
   // The receiver's role, held between the two.
   bool TryLead() noexcept;
+  bool HasLocked(const LaneRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Leave() noexcept;
   bool Spin(absl::FunctionRef<bool()> ready) noexcept;
   void WakeSleepers() noexcept;

@@ -23,11 +23,6 @@ constexpr uint64_t kMs = 1'000'000;
 constexpr uint8_t kAttempts = 2;
 constexpr size_t kBounceBytes = size_t{kMaxWirePages} << kPageShift;
 
-// Messages of each copy that a request still waits for, a byte for a copy.
-constexpr uint32_t Parts(uint32_t copy, uint32_t count) { return count << (8 * copy); }
-constexpr uint32_t PartsOf(uint32_t parts, uint32_t copy) { return parts >> (8 * copy) & 0xFF; }
-static_assert(kZonePages / kMaxWirePages <= 0xFF);
-
 }  // namespace
 
 int ServerPool::LiveCopy(const SlabCopies& copies, uint64_t index, uint32_t avoid) noexcept {
@@ -37,6 +32,14 @@ int ServerPool::LiveCopy(const SlabCopies& copies, uint64_t index, uint32_t avoi
     if (live && (avoid >> copy & 1) == 0) return static_cast<int>(copy);
   }
   return -1;
+}
+
+void ServerPool::Aim(Message& message, const SlabCopies& copies, uint32_t copy) noexcept {
+  message.copy = static_cast<uint8_t>(copy);
+  message.server = copies[copy].server;
+  message.slab = copies[copy].slab;
+  message.epoch = copies[copy].epoch;
+  message.key = copies[copy].key;
 }
 
 ServerPool::Message* ServerPool::TakeMessages(uint32_t count) noexcept {
@@ -54,6 +57,10 @@ void ServerPool::GiveMessage(Message& message) noexcept {
   if (message.bounce >= 0) free_bounces_.fetch_or(1u << message.bounce, std::memory_order_release);
   message.bounce = -1;
   LockGuard guard(messages_lock_);
+  if (message.hedge >= 0) free_hedges_ |= 1u << message.hedge;
+  message.hedge = -1;
+  message.orphan = false;
+  message.twin = nullptr;
   Push(&free_messages_, message);
 }
 
@@ -102,7 +109,8 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
       if (copies[copy].state != SlabCopy::State::kNone) targets |= 1u << copy;
     }
   } else {
-    int copy = LiveCopy(copies, index, request.avoid);
+    int copy = LiveCopy(copies, index, request.avoid | SlowCopies(copies));
+    if (copy < 0) copy = LiveCopy(copies, index, request.avoid);
     if (copy < 0) copy = LiveCopy(copies, index, 0);
     if (copy >= 0) targets = 1u << copy;
   }
@@ -127,6 +135,7 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
     request.servers[copy] = copies[copy].server;
   }
   request.parts.store(parts, std::memory_order_relaxed);
+  request.read = MayHedge(request) ? message : nullptr;
   const auto first = static_cast<uint32_t>(request.first.raw() % kSlabPages);
   for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
     if ((targets >> copy & 1) == 0) continue;
@@ -135,12 +144,10 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
       const uint32_t offset = piece * kMaxWirePages;
       message->parent = &request;
       message->index = index;
-      message->copy = static_cast<uint8_t>(copy);
+      message->lane = request.lane;
+      Aim(*message, copies, copy);
       message->attempts = message->tried = 0;
       message->op = request.op;
-      message->slab = copies[copy].slab;
-      message->epoch = copies[copy].epoch;
-      message->key = copies[copy].key;
       message->first = first + offset;
       message->pages = std::min(request.pages - offset, kMaxWirePages);
       message->memory = request.memory + (size_t{offset} << kPageShift);
@@ -157,12 +164,11 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
 }
 
 void ServerPool::Launch(Message& message) noexcept {
-  const auto lane = static_cast<size_t>(message.parent->lane);
-  ServerLink& link = *links_[message.parent->servers[message.copy]];
-  switch (link.lane(message.parent->lane).Submit(message)) {
+  switch (LaneOf(message).Submit(message)) {
     case IoResult::kOk:
       return;
     case IoResult::kBusy: {
+      const auto lane = static_cast<size_t>(message.lane);
       LockGuard guard(messages_lock_);
       Push(&deferred_[lane], message);
       deferred_count_[lane].fetch_add(1, std::memory_order_relaxed);
@@ -192,6 +198,8 @@ void ServerPool::LaunchDeferred(Lane lane) noexcept {
 
 void ServerPool::OnFinal(LaneRequest& request) noexcept {
   auto& message = static_cast<Message&>(request);
+  const bool demanded = message.op == IoOp::kRead && message.lane == Lane::kDemand;
+  if (options_.copies > 1 && demanded && !SettleHedge(message)) return;
   if (message.result == WireStatus::kOk) return EndMessage(message, true);
   if (message.op == IoOp::kRead) return OnReadFailed(message);
   OnWriteFailed(message);
@@ -209,11 +217,8 @@ void ServerPool::OnReadFailed(Message& message) noexcept {
   // Still one part of the request, but of another copy.
   IoRequest& parent = *message.parent;
   const uint32_t from = message.copy;
-  message.copy = static_cast<uint8_t>(other);
-  message.slab = copies[message.copy].slab;
-  message.epoch = copies[message.copy].epoch;
-  message.key = copies[message.copy].key;
-  parent.servers[message.copy] = copies[message.copy].server;
+  Aim(message, copies, static_cast<uint32_t>(other));
+  parent.servers[message.copy] = message.server;
   parent.parts.fetch_add(Parts(message.copy, 1) - Parts(from, 1), std::memory_order_acq_rel);
   Launch(message);
 }
@@ -292,9 +297,26 @@ bool ServerPool::Poll(Lane lane) noexcept {
 
 void ServerPool::Wait(IoRequest& request) noexcept {
   constexpr uint64_t kTurnNs = 100 * kMs;
+  // Of a second server, which is likely first; the first one's answer is looked for so often.
+  constexpr uint64_t kHedgedTurnNs = kMs / 10;
   const Lane lane = request.lane;
+  const bool may_hedge = MayHedge(request);
+  const uint64_t begin = may_hedge ? NowNs() : 0;
+  uint64_t hedge_at = may_hedge ? begin + late_ns_.load(std::memory_order_relaxed) : UINT64_MAX;
+  ServerLane* second = nullptr;
+  const auto final = [&] { return request.final(); };
   while (!request.final()) {
     LaunchDeferred(lane);
+    const uint64_t now = NowNs();
+    if (now >= hedge_at) {
+      second = Hedge(request);
+      hedge_at = UINT64_MAX;
+    }
+    if (second != nullptr) {
+      Poll(lane);
+      second->Wait(final, now + kHedgedTurnNs);
+      continue;
+    }
     const uint32_t parts = request.parts.load(std::memory_order_acquire);
     for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
       const uint32_t waiting = PartsOf(parts, copy);
@@ -304,10 +326,11 @@ void ServerPool::Wait(IoRequest& request) noexcept {
         return request.final() ||
                PartsOf(request.parts.load(std::memory_order_acquire), copy) != waiting;
       };
-      links_[request.servers[copy]]->lane(lane).Wait(moved, NowNs() + kTurnNs);
+      links_[request.servers[copy]]->lane(lane).Wait(moved, std::min(now + kTurnNs, hedge_at));
       break;
     }
   }
+  if (may_hedge) NoteReadNs(NowNs() - begin);
 }
 
 IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
@@ -325,7 +348,9 @@ PoolHealth ServerPool::health() const noexcept {
   return {.degraded_slabs = degraded_slabs_.load(std::memory_order_relaxed),
           .lost_slabs = lost_slabs_.load(std::memory_order_relaxed),
           .mended_slabs = mended_slabs_.load(std::memory_order_relaxed),
-          .moved_slabs = moved_slabs_.load(std::memory_order_relaxed)};
+          .moved_slabs = moved_slabs_.load(std::memory_order_relaxed),
+          .hedged_reads = hedged_reads_.load(std::memory_order_relaxed),
+          .hedges_won = hedges_won_.load(std::memory_order_relaxed)};
 }
 
 std::string ServerPool::description() const {

@@ -4,7 +4,8 @@
 //   request --split--> messages of at most kMaxWirePages, for each copy --> lanes
 //                      the last one that ends finishes the request
 //
-// Reads go to a live copy and, when that fails, to the next. A write goes to every copy
+// Reads go to a live copy and, when that fails, to the next; a demand read that is late is
+// asked of a second one meanwhile: see server_pool_hedge.cc. A write goes to every copy
 // that is in the slab map, and is done when all that are still there have it: a live
 // copy holds all that was acknowledged. The map is the keeper's, a thread that also
 // places slabs, gives them back, and reconnects.
@@ -70,15 +71,28 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   struct Message : LaneRequest {
     IoRequest* parent = nullptr;
     uint64_t index = 0;  // Of the slab.
+    Lane lane = Lane::kDemand;
+    uint16_t server = 0;
     uint8_t copy = 0;
     uint8_t attempts = 0;
-    uint8_t tried = 0;   // Copies that a read has failed on.
-    int8_t bounce = -1;  // The buffer that it is sent from, if any.
+    uint8_t tried = 0;        // Copies that a read has failed on.
+    int8_t bounce = -1;       // The buffer that it is sent from, if any.
+    int8_t hedge = -1;        // The page that a second question is answered into.
+    bool orphan = false;      // The other question has been answered: this answer is nobody's.
+    Message* twin = nullptr;  // The other question, while both are open.
     Message* next = nullptr;
   };
   // Enough for every lane's window, with one request's messages beside.
   static constexpr uint32_t kMessages = 512;
   static constexpr uint32_t kBounces = 8;
+  static constexpr uint32_t kHedges = 32;
+
+  // Messages of each copy that a request still waits for, a byte for a copy.
+  static constexpr uint32_t Parts(uint32_t copy, uint32_t count) { return count << (8 * copy); }
+  static constexpr uint32_t PartsOf(uint32_t parts, uint32_t copy) {
+    return parts >> (8 * copy) & 0xFF;
+  }
+  static_assert(kZonePages / kMaxWirePages <= 0xFF);
 
   explicit ServerPool(Options options);
   absl::Status Start();
@@ -96,6 +110,23 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void EndMessage(Message& message, bool good) noexcept;
   bool IsInMap(const Message& message) const noexcept;
   static int LiveCopy(const SlabCopies& copies, uint64_t index, uint32_t avoid) noexcept;
+  static void Aim(Message& message, const SlabCopies& copies, uint32_t copy) noexcept;
+  ServerLane& LaneOf(const Message& message) noexcept {
+    return links_[message.server]->lane(message.lane);
+  }
+
+  // See server_pool_hedge.cc.
+  bool MayHedge(const IoRequest& request) const noexcept {
+    return options_.copies > 1 && request.op == IoOp::kRead && request.lane == Lane::kDemand &&
+           request.pages == 1;
+  }
+  void NoteReadNs(uint64_t ns) noexcept;
+  uint32_t SlowCopies(const SlabCopies& copies) const noexcept;
+  // Asks a late read's second server: whose lane to wait on then, or null.
+  ServerLane* Hedge(IoRequest& request) noexcept;
+  // False when the end of a demand read's message ends nothing else.
+  bool SettleHedge(Message& message) noexcept;
+  std::byte* Nowhere() noexcept { return hedge_memory_.data() + (size_t{kHedges} << kPageShift); }
 
   // A write counts in an era from before it looks at the map until it has ended.
   uint8_t BeginWrite() noexcept;
@@ -168,8 +199,13 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   std::vector<Message> messages_;
   Mapping bounce_memory_;  // kBounces times a message's pages.
   std::atomic<uint32_t> free_bounces_{(1u << kBounces) - 1};
+  Mapping hedge_memory_;  // kHedges pages, and one for what nobody wants any more.
+  std::atomic<uint64_t> late_ns_{10'000'000};  // When a demand read is.
+  std::atomic<uint64_t> hedged_reads_{0};
+  std::atomic<uint64_t> hedges_won_{0};
   SpinLock messages_lock_{LockRank::kMessages};
   Message* free_messages_ ABSL_GUARDED_BY(messages_lock_) = nullptr;
+  uint32_t free_hedges_ ABSL_GUARDED_BY(messages_lock_) = UINT32_MAX;
   std::array<Message*, kLanes> deferred_ ABSL_GUARDED_BY(messages_lock_){};
   std::array<std::atomic<uint32_t>, kLanes> deferred_count_{};
   // Writes that a server refused: their copies are to leave the map.

@@ -59,6 +59,9 @@ absl::Status ServerPool::Start() {
   SPIRITOS_ASSIGN_OR_RETURN(
       bounce_memory_, Mapping::Anonymous(Bytes(uint64_t{kBounces} * kMaxWirePages * kPageSize),
                                          kPageSize, "buffers of a pool"));
+  SPIRITOS_ASSIGN_OR_RETURN(
+      hedge_memory_,
+      Mapping::Anonymous(Bytes((uint64_t{kHedges} + 1) * kPageSize), kPageSize, "late reads"));
   messages_ = std::vector<Message>(kMessages);
   for (Message& message : messages_) GiveMessage(message);
   tending_.resize(options_.servers.size());

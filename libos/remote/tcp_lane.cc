@@ -135,6 +135,7 @@ void TcpLane::AdvanceSentLocked(size_t bytes) noexcept {
 
 uint32_t TcpLane::PlaceReplies(iovec* parts) noexcept {
   LockGuard guard(lock_);
+  arriving_.store(true, std::memory_order_relaxed);
   Gather gather(parts, received_);
   for (uint32_t i = 0; i < std::min(sent_, kReceiveReplies); ++i) {
     LaneRequest& request = RequestLocked(i);
@@ -151,10 +152,11 @@ bool TcpLane::Receive() noexcept {
     msghdr message{};
     message.msg_iov = parts.data();
     message.msg_iovlen = PlaceReplies(parts.data());
-    if (message.msg_iovlen == 0) return finished;  // Nothing is due.
     size_t wanted = 0;
     for (size_t i = 0; i < message.msg_iovlen; ++i) wanted += parts[i].iov_len;
-    const ssize_t got = recvmsg(socket_.get(), &message, MSG_DONTWAIT);
+    const ssize_t got = wanted == 0 ? 0 : recvmsg(socket_.get(), &message, MSG_DONTWAIT);
+    arriving_.store(false, std::memory_order_release);
+    if (wanted == 0) return finished;  // Nothing is due.
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && WouldBlock(errno)) return finished;
     if (got <= 0) {
