@@ -100,6 +100,8 @@ IoResult ShapedBackend::Submit(IoRequest& request) noexcept {
     inner.first = request.first;
     inner.pages = request.pages;
     inner.memory = request.memory;
+    inner.versions = request.versions;
+    inner.avoid = request.avoid;
     inner.status.store(IoStatus::kPending, std::memory_order_relaxed);
     if (const IoResult result = inner_->Submit(inner); result != IoResult::kOk) {
       LockGuard guard(queue.lock);
@@ -162,6 +164,8 @@ int ShapedBackend::Copy(const IoRequest& request) noexcept {
 void ShapedBackend::Land(Queue& queue, Flight& flight) noexcept {
   IoRequest& request = *flight.request;
   const int error = copies_ ? Copy(request) : flight.inner.error;
+  request.sources.store(flight.inner.sources.load(std::memory_order_relaxed),
+                        std::memory_order_relaxed);
   while (NowNs() < flight.due_ns) CpuRelax();  // Taken out a little early.
   request.Finish(error);                       // Its owner may be gone from here on.
   LockGuard guard(queue.lock);

@@ -44,6 +44,7 @@ class ShapedBackend final : public RemoteBackend {
   void Wait(IoRequest& request) noexcept override;
   void Forget(SlotId first, uint32_t pages) noexcept override { inner_->Forget(first, pages); }
   Bytes capacity() const override { return inner_->capacity(); }
+  PoolHealth health() const noexcept override { return inner_->health(); }
   std::string description() const override;
 
   // Nanoseconds from when a request had the link to itself until a waiter saw it
