@@ -3,6 +3,7 @@
 #include "libos/fetcher.h"
 
 #include <algorithm>
+#include <cerrno>
 
 #include "libos/base/check.h"
 #include "libos/base/core.h"
@@ -60,7 +61,8 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
       metrics_.Add(Metric::kFetchedPages);
       return read.request.memory;
     }
-    if (arrived) {
+    const bool wrong = arrived || read.request.error == EBADMSG;
+    if (wrong) {
       metrics_.Add(Metric::kCorruptPages);
       read.request.avoid |= read.request.sources.load(std::memory_order_relaxed);
       read.to_rewrite = true;
@@ -70,8 +72,8 @@ const std::byte* Fetcher::End(DemandRead& read, const Zone& zone, uint32_t index
           "page {:#x} cannot be had from the pool: {} (errno {}) after {} attempts, and no "
           "other copy exists (SPIRITOS_POOL, SPIRITOS_DURABILITY)",
           read.vpn.raw() << kPageShift,
-          arrived ? "its bytes are not those that were sent" : "reading failed",
-          arrived ? 0 : read.request.error, attempt);
+          wrong ? "its bytes are not those that were sent" : "reading failed",
+          wrong ? 0 : read.request.error, attempt);
       return nullptr;
     }
     metrics_.Add(Metric::kFetchRetries);

@@ -100,6 +100,8 @@ struct Row {
 
 constexpr Choice<FaultMode> kFaultModes[] = {
     {"auto", FaultMode::kAuto}, {"sigbus", FaultMode::kSigbus}, {"thread", FaultMode::kThread}};
+constexpr Choice<Encryption> kEncryptions[] = {{"none", Encryption::kNone},
+                                               {"aes256gcm", Encryption::kAes256Gcm}};
 constexpr Choice<uint32_t> kDurabilities[] = {{"none", 1}, {"mirror=2", 2}, {"mirror=3", 3}};
 constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
                                                      {"always", EvictOptions::Assist::kAlways},
@@ -170,6 +172,10 @@ constexpr Row kRows[] = {
        }
        options->remote.tenant = std::string(value);
        return absl::OkStatus();
+     }},
+    {"SPIRITOS_ENCRYPT",
+     [](std::string_view value, Options* options) {
+       return SetChoice(value, kEncryptions, &options->remote.encrypt);
      }},
     {"SPIRITOS_DURABILITY",
      [](std::string_view value, Options* options) {

@@ -32,6 +32,14 @@ class IntrusiveList {
     Remove(*item);
     return item;
   }
+  // The first element that `matches`, still linked; null if there is none.
+  template <typename Predicate>
+  T* Find(Predicate matches) const {
+    for (ListLink* link = head_.next; link != &head_; link = link->next) {
+      if (T* const item = static_cast<T*>(link); matches(*item)) return item;
+    }
+    return nullptr;
+  }
   static void Remove(T& item) {
     ListLink& link = item;
     SPIRITOS_DCHECK(link.linked(), "element {} is on no list", static_cast<void*>(&item));

@@ -71,6 +71,8 @@ struct TlsOptions {
   bool any() const { return !psk.empty() || !cert.empty() || !key.empty() || !ca.empty(); }
 };
 
+enum class Encryption : uint8_t { kNone, kAes256Gcm };
+
 struct RemoteOptions {
   // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
   // (slots in a file, direct I/O), `shm:///socket` (a memory server of this machine),
@@ -81,6 +83,8 @@ struct RemoteOptions {
   // key or certificate is, else "default".
   std::string tenant;  // SPIRITOS_TENANT
   TlsOptions tls;
+  // Pages are encrypted before they leave, under a key that only this process has.
+  Encryption encrypt = Encryption::kNone;  // SPIRITOS_ENCRYPT = none, aes256gcm
   // Servers that hold each page: 1 = the loss of one loses its pages.
   uint32_t copies = 1;  // SPIRITOS_DURABILITY = none, mirror=2, mirror=3
   // A server that leaves a message unanswered for so long (a quarter, if it refuses

@@ -7,6 +7,7 @@
 
 #include "libos/base/status.h"
 #include "libos/remote/embedded_backend.h"
+#include "libos/remote/encrypting_backend.h"
 #include "libos/remote/file_backend.h"
 #include "libos/remote/server_pool.h"
 #include "libos/remote/shaped_backend.h"
@@ -97,8 +98,11 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakePool(const RemoteOptions& opt
   SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<RemoteBackend> pool, MakeInnermost(options));
   const ShapedBackend::Distance distance{options.emulated_latency_ns,
                                          options.emulated_bytes_per_second};
-  if (distance.latency_ns == 0 && distance.bytes_per_second == 0) return pool;
-  return ShapedBackend::Create(std::move(pool), distance);
+  if (distance.latency_ns != 0 || distance.bytes_per_second != 0) {
+    SPIRITOS_ASSIGN_OR_RETURN(pool, ShapedBackend::Create(std::move(pool), distance));
+  }
+  if (options.encrypt == Encryption::kNone) return pool;
+  return EncryptingBackend::Create(std::move(pool));
 }
 
 }  // namespace spiritos

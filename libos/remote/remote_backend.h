@@ -58,7 +58,7 @@ struct IoRequest {
   // first. In `sources` the pool says which it has read.
   uint8_t avoid = 0;
   std::atomic<uint8_t> sources{0};
-  int error = 0;  // errno, when kFailed.
+  int error = 0;  // errno, when kFailed; EBADMSG: bytes were read that were never written.
 
   std::atomic<IoStatus> status{IoStatus::kIdle};
   IoRequest* next = nullptr;  // The backend's, while pending.
@@ -70,6 +70,9 @@ struct IoRequest {
   uint8_t era = 0;
   std::array<std::atomic<uint16_t>, 3> servers{};
   void* read = nullptr;  // The message of a demand read, until that ends.
+  // An encrypting pool's, which has `parts` count pages and `failed` be an errno: of a
+  // write, pages that are on their way.
+  uint32_t begun = 0;
 
   bool final() const noexcept {
     const IoStatus s = status.load(std::memory_order_acquire);

@@ -19,6 +19,7 @@
 #include "libos/base/check.h"
 #include "libos/base/mapping.h"
 #include "libos/remote/embedded_backend.h"
+#include "libos/remote/encrypting_backend.h"
 #include "libos/remote/file_backend.h"
 #include "libos/remote/pool_factory.h"
 #include "libos/remote/server_pool.h"
@@ -102,9 +103,19 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 8> kPoolKinds = {
-    "embedded", "file", "file without io_uring", "shaped embedded", "shaped file", "shm",
-    "tcp",      "tls"};
+inline constexpr std::array<const char*, 13> kPoolKinds = {"embedded",
+                                                           "file",
+                                                           "file without io_uring",
+                                                           "shaped embedded",
+                                                           "shaped file",
+                                                           "shaped tcp",
+                                                           "shm",
+                                                           "tcp",
+                                                           "tls",
+                                                           "encrypted embedded",
+                                                           "encrypted file",
+                                                           "encrypted tcp",
+                                                           "encrypted shaped tcp"};
 
 // Those, and what this machine has a device for.
 inline std::vector<std::string> PoolKinds() {
@@ -122,10 +133,12 @@ class RemoteRig {
   // `kind`: one of PoolKinds().
   explicit RemoteRig(const std::string& kind, uint32_t slabs = 4) {
     const Bytes size(slabs * kSlabSize);
+    const bool encrypted = kind.starts_with("encrypted");
+    const bool shaped = kind.find("shaped") != kind.npos;
     if (kind == "shm") {
       server_.emplace(ServerOptions{.unix_path = dir_.file("socket"), .memory = size});
       Keep(ShmBackend::Create({ServerAddress::Kind::kUnix, dir_.file("socket"), ""}, "test", {}));
-    } else if (kind == "tcp") {
+    } else if (kind.ends_with("tcp")) {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
     } else if (kind == "rdma") {
@@ -146,10 +159,11 @@ class RemoteRig {
       Keep(FileBackend::Create(dir_.file("pool"), size,
                                rings ? FileBackend::Io::kRings : FileBackend::Io::kSynchronous));
     }
-    if (kind.starts_with("shaped")) {
+    if (shaped) {
       Keep(ShapedBackend::Create(std::move(pool_),
                                  {.latency_ns = 20'000, .bytes_per_second = 4'000'000'000}));
     }
+    if (encrypted) Keep(EncryptingBackend::Create(std::move(pool_)));
     UNSCOPED_INFO("pool: " << pool_->description());
   }
   RemoteBackend& pool() { return *pool_; }
