@@ -55,6 +55,7 @@ class PageCipher {
                           std::byte* to) const noexcept;
 
  private:
+  friend class PageCipherTestPeer;
   struct Secret;
 
   PageCipher(Options options, Mapping memory);

@@ -41,6 +41,14 @@ TEST_CASE("files for TLS go where their variables say", "[options]") {
   CHECK(With("SPIRITOS_TLS_CA=/d").remote.tls.any());
 }
 
+TEST_CASE("encryption is one of those that there are", "[options]") {
+  CHECK(Options{}.remote.encrypt == Encryption::kNone);
+  CHECK(With("SPIRITOS_ENCRYPT=none").remote.encrypt == Encryption::kNone);
+  CHECK(With("SPIRITOS_ENCRYPT=aes256gcm").remote.encrypt == Encryption::kAes256Gcm);
+  CHECK(Holds(Refusal("SPIRITOS_ENCRYPT=aes128gcm"),
+              "SPIRITOS_ENCRYPT: \"aes128gcm\" is none of none, aes256gcm"));
+}
+
 TEST_CASE("sizes parse with and without binary suffixes", "[options]") {
   const std::pair<const char*, uint64_t> cases[] = {
       {"0", 0},

@@ -1,58 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spaces over memory servers that forget, or whose memory rots.
-#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <sys/mman.h>
 
 #include <catch2/catch.hpp>
-#include <cstring>
-#include <filesystem>
 #include <optional>
 #include <random>
-#include <set>
 #include <string>
 
 #include "libos/space.h"
-#include "test/support/server_thread.h"
+#include "test/support/rotting_server.h"
 
 namespace spiritos {
 namespace {
 
 constexpr uint64_t kPages = 4096;
-
-// The files of slabs that this process has open: those of its servers.
-std::set<int> SlabFiles() {
-  std::set<int> files;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code gone;
-    const auto target = std::filesystem::read_symlink(entry, gone).string();
-    if (!gone && target.find("spiritos-slab") != target.npos) {
-      files.insert(std::stoi(entry.path().filename().string()));
-    }
-  }
-  return files;
-}
-
-// A server of one slab, and that slab's memory behind its back.
-struct RottingServer {
-  explicit RottingServer(const std::string& host) {
-    const std::set<int> before = SlabFiles();
-    server.emplace(ServerOptions{
-        .tcp_port = 0, .host = host, .memory = Bytes(kSlabSize), .lock_memory = false});
-    for (const int file : SlabFiles()) {
-      if (before.contains(file)) continue;
-      void* const at = mmap(nullptr, kSlabSize, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-      REQUIRE(at != MAP_FAILED);
-      slab = static_cast<std::byte*>(at);
-    }
-    REQUIRE(slab != nullptr);
-  }
-  ~RottingServer() { munmap(slab, kSlabSize); }
-
-  std::optional<ServerThread> server;
-  std::byte* slab = nullptr;
-};
 
 Options OverServers(const std::string& pool, uint32_t copies) {
   Options options{.budget = 8_MiB};

@@ -56,6 +56,8 @@ TEST_CASE("a list agrees with a deque under random edits", "[base]") {
     }
     wrong += list.empty() != model.empty();
     wrong += list.front() != (model.empty() ? nullptr : model.front());
+    wrong +=
+        list.Find([&](const Item& i) { return &i == &item; }) != (item.linked() ? &item : nullptr);
   }
   for (Item* expected : model) wrong += list.PopFront() != expected;
   CHECK(wrong == 0);

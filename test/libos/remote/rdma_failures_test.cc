@@ -14,13 +14,10 @@
 #include "libos/remote/rdma_lane.h"
 #include "libos/remote/rdma_queue_pair.h"
 #include "test/libos/remote/remote_rig.h"
+#include "test/support/allocations.h"
 #include "test/support/memd_process.h"
 #include "test/support/rdma_device.h"
 #include "test/support/together.h"
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define SPIRITOS_COUNTS_ALLOCATIONS 1
-#endif
 
 namespace spiritos {
 namespace {
@@ -166,10 +163,6 @@ TEST_CASE("queue pairs that break with messages under way lose and damage none",
 }
 
 #ifdef SPIRITOS_COUNTS_ALLOCATIONS
-// Calls of malloc() and its kin by this thread, while it counts them.
-thread_local bool counts_allocations = false;
-thread_local uint32_t allocations = 0;
-
 TEST_CASE("submitting, polling and waiting allocate nothing, in the driver neither",
           "[remote][rdma]") {
   ServerThread server(RdmaServer(1));
@@ -360,25 +353,3 @@ TEST_CASE("a server killed in the middle of batches takes nothing along that has
 
 }  // namespace
 }  // namespace spiritos
-
-#ifdef SPIRITOS_COUNTS_ALLOCATIONS
-// In place of the C library's, for every library of this program.
-extern "C" {
-void* __libc_malloc(size_t size);
-void* __libc_calloc(size_t count, size_t size);
-void* __libc_realloc(void* block, size_t size);
-
-void* malloc(size_t size) {
-  spiritos::allocations += spiritos::counts_allocations;
-  return __libc_malloc(size);
-}
-void* calloc(size_t count, size_t size) {
-  spiritos::allocations += spiritos::counts_allocations;
-  return __libc_calloc(count, size);
-}
-void* realloc(void* block, size_t size) {
-  spiritos::allocations += spiritos::counts_allocations;
-  return __libc_realloc(block, size);
-}
-}
-#endif
