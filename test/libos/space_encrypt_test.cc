@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spaces whose pages are encrypted, over servers that alter, move or put back what they hold.
-#include <setjmp.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
@@ -10,6 +7,7 @@
 #include <vector>
 
 #include "libos/space.h"
+#include "test/support/lost_access.h"
 #include "test/support/rotting_server.h"
 #include "test/support/together.h"
 
@@ -77,44 +75,29 @@ class Rig {
 
 Slab Copy(const RottingServer& server) { return {server.slab, server.slab + kPages * kPageSize}; }
 
-sigjmp_buf back;
-void OnLoss(int, siginfo_t*, void*) { siglongjmp(back, 1); }
-bool FailsAt(const volatile std::byte* at) {
-  if (sigsetjmp(back, 1) != 0) return true;
-  static_cast<void>(*at);
-  return false;
-}
-
 TEST_CASE("of what the only server alters, moves or puts back every access fails",
           "[space][uffd]") {
   const auto& mischief = kMischiefs[GENERATE(0, 1, 2)];
   const uint64_t seed = TestSeed();
   INFO(mischief.name << ", SPIRITOS_TEST_SEED=" << seed);
   std::mt19937_64 random(seed);
-  struct sigaction action {};
-  struct sigaction before {};
-  action.sa_sigaction = OnLoss;
-  action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  REQUIRE(sigaction(SIGBUS, &action, &before) == 0);
-  {
-    RottingServer server("one");
-    const Rig rig(server.server->tcp().ToString(), 1);
-    rig.WriteAndEvict(1);
-    const Slab old = Copy(server);
-    rig.WriteAndEvict(2);
-    const Slab last = Copy(server);
-    mischief.act(server.slab, old, random);
-    uint64_t failed = 0;
-    for (uint64_t page = 0; page < kPages; ++page) failed += FailsAt(rig.At(page)) ? 1 : 0;
-    CHECK(failed == kPages);
-    CHECK(rig.space().GetStats()[Metric::kUnavailablePages] == kPages);
-    // Nothing of it is lost for good.
-    std::copy(last.begin(), last.end(), server.slab);
-    uint64_t wrong = 0;
-    for (uint64_t p = 0; p < kPages; ++p) wrong += rig.Holds(p, 2) ? 0 : 1;
-    CHECK(wrong == 0);
-  }
-  sigaction(SIGBUS, &before, nullptr);
+  const LostAccess lost;
+  RottingServer server("one");
+  const Rig rig(server.server->tcp().ToString(), 1);
+  rig.WriteAndEvict(1);
+  const Slab old = Copy(server);
+  rig.WriteAndEvict(2);
+  const Slab last = Copy(server);
+  mischief.act(server.slab, old, random);
+  uint64_t failed = 0;
+  for (uint64_t page = 0; page < kPages; ++page) failed += lost.FailsAt(rig.At(page)) ? 1 : 0;
+  CHECK(failed == kPages);
+  CHECK(rig.space().GetStats()[Metric::kUnavailablePages] == kPages);
+  // Nothing of it is lost for good.
+  std::copy(last.begin(), last.end(), server.slab);
+  uint64_t wrong = 0;
+  for (uint64_t p = 0; p < kPages; ++p) wrong += rig.Holds(p, 2) ? 0 : 1;
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("what one of two servers alters, moves or puts back is repaired from the other",

@@ -8,10 +8,12 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <list>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -24,7 +26,16 @@ namespace spiritos {
 
 class Proxy {
  public:
-  explicit Proxy(ServerAddress target) : target_(std::move(target)) {
+  // One way of one connection.
+  struct Stream {
+    uint64_t number = 0;
+    bool from_client = false;
+  };
+  // What goes on in place of `bytes`, which have just come. The proxy's thread calls.
+  using Meddle = std::function<void(Stream stream, std::vector<std::byte>* bytes)>;
+
+  explicit Proxy(ServerAddress target, Meddle meddle = {})
+      : target_(std::move(target)), meddle_(std::move(meddle)) {
     listener_ = UniqueFd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in any{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof(any);
@@ -52,11 +63,17 @@ class Proxy {
   void CutNext() { cut_.store(true); }
   // What was asked for has been done.
   bool done() const { return !flip_.load() && !cut_.load(); }
+  // Whether the stream's connection has been ended, by either side.
+  bool HasEnded(Stream stream) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return ended_.contains(stream.number - (stream.from_client ? 0 : 1));
+  }
 
  private:
   struct Pair {
     UniqueFd client;
     UniqueFd server;
+    uint64_t number = 0;  // From the client's side; the next one is from the server's.
   };
 
   void Run() {
@@ -71,27 +88,33 @@ class Proxy {
       pairs_.remove_if([&](const Pair& pair) {
         const bool from_client = waits[i++].revents != 0;
         const bool from_server = waits[i++].revents != 0;
-        return (from_client && !Pass(pair.client, pair.server)) ||
-               (from_server && !Pass(pair.server, pair.client));
+        const bool ends =
+            (from_client && !Pass(pair.client, pair.server, {pair.number, true})) ||
+            (from_server && !Pass(pair.server, pair.client, {pair.number + 1, false}));
+        if (!ends) return false;
+        const std::lock_guard<std::mutex> guard(mutex_);
+        ended_.insert(pair.number);
+        return true;
       });
       if ((waits[0].revents & POLLIN) == 0) continue;
       UniqueFd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (!client.valid()) continue;
       auto server = Dial(target_, NowNs() + 1'000'000'000);
-      if (server.ok()) pairs_.push_back({std::move(client), *std::move(server)});
+      if (server.ok()) pairs_.push_back({std::move(client), *std::move(server), accepted_ += 2});
     }
   }
-  bool Pass(const UniqueFd& from, const UniqueFd& to) {
-    std::array<char, 65536> bytes;
+  bool Pass(const UniqueFd& from, const UniqueFd& to, Stream stream) {
+    std::vector<std::byte> bytes(65536);
     const ssize_t got = recv(from.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
     if (got < 0 && errno == EAGAIN) return true;
     if (got <= 0) return false;
-    auto size = static_cast<size_t>(got);
+    bytes.resize(static_cast<size_t>(got));
     const bool cut = cut_.exchange(false);
-    if (cut) size /= 2;
-    if (flip_.exchange(false)) bytes[size / 2] ^= 0x10;
-    for (size_t sent = 0; sent < size;) {
-      const ssize_t n = send(to.get(), bytes.data() + sent, size - sent, MSG_NOSIGNAL);
+    if (cut) bytes.resize(bytes.size() / 2);
+    if (flip_.exchange(false)) bytes[bytes.size() / 2] ^= std::byte{0x10};
+    if (meddle_) meddle_(stream, &bytes);
+    for (size_t sent = 0; sent < bytes.size();) {
+      const ssize_t n = send(to.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
       if (n < 0 && errno != EAGAIN) return false;
       if (n < 0) {
         pollfd wait{to.get(), POLLOUT, 0};
@@ -103,9 +126,13 @@ class Proxy {
   }
 
   const ServerAddress target_;
+  const Meddle meddle_;
   UniqueFd listener_;
   int port_ = 0;
   std::list<Pair> pairs_;
+  uint64_t accepted_ = 0;
+  mutable std::mutex mutex_;
+  std::set<uint64_t> ended_;  // The pairs' numbers.
   std::atomic<bool> flip_{false};
   std::atomic<bool> cut_{false};
   std::atomic<bool> stopping_{false};
