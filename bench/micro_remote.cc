@@ -8,6 +8,7 @@
 //                   other over a bare loopback socket, both sides looking without a pause
 //   stream          16-page to 64-page messages over tcp:, read and written, against a
 //                   bare socket that sends or takes as many bytes
+//   encrypted       the same streams with pages sealed and opened by the program
 //   under load      a demand read while the other lanes are full, against an idle one's
 //                   median and the time of one of their messages
 //   checks          a stream whose every page is hashed, as faults and sweeps hash them,
@@ -37,7 +38,7 @@
 #include "libos/base/clock.h"
 #include "libos/base/mapping.h"
 #include "libos/mem/page_hash.h"
-#include "libos/remote/server_pool.h"
+#include "libos/remote/pool_factory.h"
 #include "libos/remote/wire.h"
 #include "libos/space.h"
 
@@ -214,9 +215,8 @@ double BareStream(const Settings& settings, bool reads) {
 // ---- The same over a memory server -------------------------------------------
 
 struct Pool {
-  explicit Pool(const std::string& address) {
-    auto made =
-        ServerPool::Create({.servers = {*ServerAddress::Parse(address)}, .tenant = "bench"});
+  explicit Pool(const std::string& address, Encryption encrypt = Encryption::kNone) {
+    auto made = MakePool({.pool = address, .tenant = "bench", .encrypt = encrypt});
     SPIRITOS_CHECK(made.ok(), "{}", MessageOf(made.status()));
     pool = *std::move(made);
     SPIRITOS_CHECK(pool->PlaceSlab(&slab) == IoResult::kOk, "no slab");
@@ -245,6 +245,13 @@ struct Pool {
   std::byte* MemoryOf(uint64_t m) {
     return buffer.data() + m * kMessagePages % kBufferPages * kPageSize;
   }
+  void Write() {
+    for (uint64_t m = 0; m < kSlabPages / kMessagePages; ++m) {
+      IoRequest request;
+      SubmitMessage(request, IoOp::kWrite, m);
+      Finish(request);
+    }
+  }
   double DemandNs(uint64_t count, std::vector<double>* each, const std::function<void()>& between) {
     std::minstd_rand random(5);
     const uint64_t begin = NowNs();
@@ -259,7 +266,7 @@ struct Pool {
     return static_cast<double>(NowNs() - begin) / static_cast<double>(count);
   }
 
-  std::unique_ptr<ServerPool> pool;
+  std::unique_ptr<RemoteBackend> pool;
   SlotId slab;
   Mapping buffer;
   Mapping page = Pages(1);
@@ -313,20 +320,17 @@ class Window {
   std::array<IoRequest, kDepth> requests_;
 };
 
-double Stream(const Settings& settings, const std::string& address, IoOp op, bool hashed) {
+enum class PageKind { kPlain, kHashed, kSealed };
+
+double Stream(const Settings& settings, const std::string& address, IoOp op, PageKind kind) {
   Pin(0);
-  Pool pool(address);
-  // So that what is read is not empty.
-  for (uint64_t m = 0; m < kSlabPages / kMessagePages; ++m) {
-    IoRequest request;
-    pool.SubmitMessage(request, IoOp::kWrite, m);
-    pool.Finish(request);
-  }
+  Pool pool(address, kind == PageKind::kSealed ? Encryption::kAes256Gcm : Encryption::kNone);
+  pool.Write();  // What is read is not empty.
   const PageHasher hasher;
   const uint64_t messages = settings.streams * kSlabPages / kMessagePages;
   const uint64_t begin = NowNs();
   {
-    Window window(pool, op, hashed ? &hasher : nullptr);
+    Window window(pool, op, kind == PageKind::kHashed ? &hasher : nullptr);
     for (uint64_t m = 8; m < messages; ++m) window.Step();
   }
   return static_cast<double>(NowNs() - begin) / static_cast<double>(messages * kMessagePages);
@@ -428,6 +432,8 @@ int Main(int argc, char** argv) {
       kRead,
       kBareWrite,
       kWrite,
+      kSealedRead,
+      kSealedWrite,
       kLoaded,
       kHashedRead,
       kHashedWrite,
@@ -443,11 +449,16 @@ int Main(int argc, char** argv) {
                                              {"read stream, prefetch lane", "ns a page", {}},
                                              {"write stream, bare socket", "ns a page", {}},
                                              {"write stream, write-back lane", "ns a page", {}},
+                                             {"encrypted, read stream", "ns a page", {}},
+                                             {"encrypted, write stream", "ns a page", {}},
                                              {"one page, other lanes full, p50", "ns", {}},
                                              {"read stream, hashed", "ns a page", {}},
                                              {"write stream, hashed", "ns a page", {}},
                                              {"CRC-32C of a page", "ns", {}}}};
     using Measure = std::function<std::vector<double>()>;
+    const auto stream = [&](IoOp op, PageKind kind) {
+      return std::vector{Stream(settings, tcp, op, kind)};
+    };
     const std::vector<std::pair<std::vector<int>, Measure>> measures = {
         {{kEmbedded}, [&] { return std::vector{RandomRead(settings, "embedded:")}; }},
         {{kShm}, [&] { return std::vector{RandomRead(settings, shm)}; }},
@@ -455,11 +466,13 @@ int Main(int argc, char** argv) {
         {{kBare}, [&] { return std::vector{BarePingPong(settings)}; }},
         {{kDemand, kLoaded}, [&] { return UnderLoad(settings, tcp); }},
         {{kBareRead}, [&] { return std::vector{BareStream(settings, true)}; }},
-        {{kRead}, [&] { return std::vector{Stream(settings, tcp, IoOp::kRead, false)}; }},
-        {{kHashedRead}, [&] { return std::vector{Stream(settings, tcp, IoOp::kRead, true)}; }},
+        {{kRead}, [&] { return stream(IoOp::kRead, PageKind::kPlain); }},
+        {{kHashedRead}, [&] { return stream(IoOp::kRead, PageKind::kHashed); }},
         {{kBareWrite}, [&] { return std::vector{BareStream(settings, false)}; }},
-        {{kWrite}, [&] { return std::vector{Stream(settings, tcp, IoOp::kWrite, false)}; }},
-        {{kHashedWrite}, [&] { return std::vector{Stream(settings, tcp, IoOp::kWrite, true)}; }},
+        {{kWrite}, [&] { return stream(IoOp::kWrite, PageKind::kPlain); }},
+        {{kHashedWrite}, [&] { return stream(IoOp::kWrite, PageKind::kHashed); }},
+        {{kSealedRead}, [&] { return stream(IoOp::kRead, PageKind::kSealed); }},
+        {{kSealedWrite}, [&] { return stream(IoOp::kWrite, PageKind::kSealed); }},
         {{kCrc}, [] { return std::vector{CrcNs()}; }}};
     Progress progress(static_cast<int>(settings.runs * measures.size() + 1));
     for (uint32_t run = 0; run < settings.runs; ++run) {
