@@ -93,6 +93,8 @@ absl::Status SetDuration(std::string_view text, uint64_t* nanoseconds) {
   return absl::OkStatus();
 }
 
+absl::Status SetDurability(std::string_view text, RemoteOptions* remote);
+
 struct Row {
   std::string_view name;
   absl::Status (*apply)(std::string_view value, Options* options);
@@ -103,6 +105,7 @@ constexpr Choice<FaultMode> kFaultModes[] = {
 constexpr Choice<Encryption> kEncryptions[] = {{"none", Encryption::kNone},
                                                {"aes256gcm", Encryption::kAes256Gcm}};
 constexpr Choice<uint32_t> kDurabilities[] = {{"none", 1}, {"mirror=2", 2}, {"mirror=3", 3}};
+constexpr std::string_view kBackup = "backup=";
 constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
                                                      {"always", EvictOptions::Assist::kAlways},
                                                      {"never", EvictOptions::Assist::kNever}};
@@ -179,7 +182,12 @@ constexpr Row kRows[] = {
      }},
     {"SPIRITOS_DURABILITY",
      [](std::string_view value, Options* options) {
-       return SetChoice(value, kDurabilities, &options->remote.copies);
+       return SetDurability(value, &options->remote);
+     }},
+    {"SPIRITOS_BACKUP_BUFFER",
+     [](std::string_view value, Options* options) {
+       SPIRITOS_ASSIGN_OR_RETURN(options->remote.backup_buffer, ParseBytes(value));
+       return absl::OkStatus();
      }},
     {"SPIRITOS_DEAD_AFTER",
      [](std::string_view value, Options* options) {
@@ -229,6 +237,30 @@ constexpr Row kRows[] = {
 
 // Names of this family that other parts read.
 constexpr std::string_view kForeign[] = {"SPIRITOS_LOG", "SPIRITOS_VM", "SPIRITOS_TEST"};
+
+// A choice, a backup's path, or both; the path is the rest, commas and all.
+absl::Status SetDurability(std::string_view text, RemoteOptions* remote) {
+  RemoteOptions chosen;
+  std::string_view choice = text;
+  const size_t at = text.starts_with(kBackup) ? 0 : text.find(fmt::format(",{}", kBackup));
+  if (at != text.npos) {
+    chosen.backup = text.substr(at + kBackup.size() + (at == 0 ? 0 : 1));
+    if (!chosen.backup.starts_with('/')) {
+      return InvalidArgument("\"{}\" is no absolute path of a file, as in backup=/path",
+                             chosen.backup);
+    }
+    choice = at == 0 ? "none" : text.substr(0, at);
+  }
+  if (!SetChoice(choice, kDurabilities, &chosen.copies).ok()) {
+    return InvalidArgument(
+        "\"{}\" is none of none, mirror=2, mirror=3, backup=/path, "
+        "mirror=2,backup=/path",
+        text);
+  }
+  remote->copies = chosen.copies;
+  remote->backup = std::move(chosen.backup);
+  return absl::OkStatus();
+}
 
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -308,6 +340,12 @@ absl::Status CheckOptions(const Options& options) {
   if (options.budget < kMinBudget) {
     return InvalidArgument("budget {} is below the minimum of {} bytes (SPIRITOS_BUDGET)",
                            options.budget.raw(), kMinBudget.raw());
+  }
+  if (options.remote.backup_buffer.raw() > options.budget.raw() / 4) {
+    return InvalidArgument(
+        "{} bytes of copies for a backup are more than a quarter of the budget of {} "
+        "(SPIRITOS_BACKUP_BUFFER, SPIRITOS_BUDGET)",
+        options.remote.backup_buffer.raw(), options.budget.raw());
   }
   const uint32_t window = options.prefetch.max_window;
   if (window == 0 || window > 256) {

@@ -18,6 +18,9 @@
 namespace spiritos {
 namespace {
 
+// Unless asked for: what any disk makes good use of.
+constexpr Bytes kMaxBackupBuffer(64 << 20);
+
 absl::Status CheckPages(AddressRange range) {
   const bool aligned = reinterpret_cast<uintptr_t>(range.begin) % kPageSize == 0 &&
                        range.size.raw() % kPageSize == 0;
@@ -62,6 +65,13 @@ absl::Status Space::Impl::Start() {
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);
   const EvictContext context{*fault_, *remote_, frames_,          zones_,     parker_,
                              hasher_, metrics_, regions_.epoch(), generation_};
+  const int64_t buffers = PagesFor(remote_->near_buffers()).raw();
+  if (frames_.TryTake(buffers) != buffers) {
+    return absl::ResourceExhaustedError(
+        fmt::format("the pool's buffers of {} pages do not fit the budget of {} "
+                    "(SPIRITOS_BACKUP_BUFFER, SPIRITOS_BUDGET)",
+                    buffers, frames_.budget().raw()));
+  }
   evictors_ = std::make_unique<EvictorGroup>(context, cache_, options_.evict, stalls_);
   SPIRITOS_RETURN_IF_ERROR(pager_.Attach(*fault_, *evictors_));
   SPIRITOS_RETURN_IF_ERROR(evictors_->Start(arena_));
@@ -536,6 +546,9 @@ Stats Space::Impl::GetStats() const {
   stats.hedged_reads = health.hedged_reads;
   stats.hedges_won = health.hedges_won;
   stats.moved_slabs = health.moved_slabs;
+  stats.unbacked_slabs = health.unbacked_slabs;
+  stats.backup_behind = PageCount(static_cast<int64_t>(health.backup_behind));
+  stats.backup_errors = health.backup_errors;
   stats.metadata = arena_.used() - pager_.buffer_bytes();
   stats.far_pages = PageCount(far_pages_.load(std::memory_order_relaxed));
   pager_.AddFaultTimes(stats.fault_ns);
@@ -548,7 +561,11 @@ Space::~Space() = default;
 
 absl::StatusOr<std::unique_ptr<Space>> Space::Create(const Options& options) {
   SPIRITOS_RETURN_IF_ERROR(CheckOptions(options));
-  SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<RemoteBackend> remote, MakePool(options.remote));
+  RemoteOptions pool = options.remote;
+  if (pool.backup_buffer.raw() == 0) {
+    pool.backup_buffer = std::min(Bytes(options.budget.raw() / 16), kMaxBackupBuffer);
+  }
+  SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<RemoteBackend> remote, MakePool(pool));
   auto impl = std::make_unique<Impl>(options, std::move(remote));
   SPIRITOS_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Space>(new Space(std::move(impl)));

@@ -14,7 +14,7 @@ struct Gauge {
   uint64_t value;
 };
 
-std::array<Gauge, 12> Gauges(const Stats& stats) {
+std::array<Gauge, 15> Gauges(const Stats& stats) {
   return {{{"budget_pages", static_cast<uint64_t>(stats.budget.raw())},
            {"free_frames", static_cast<uint64_t>(stats.free_frames.raw())},
            {"used_frames", static_cast<uint64_t>(stats.used_frames.raw())},
@@ -25,6 +25,9 @@ std::array<Gauge, 12> Gauges(const Stats& stats) {
            {"hedged_reads", stats.hedged_reads},
            {"hedges_won", stats.hedges_won},
            {"moved_slabs", stats.moved_slabs},
+           {"unbacked_slabs", stats.unbacked_slabs},
+           {"backup_behind_pages", static_cast<uint64_t>(stats.backup_behind.raw())},
+           {"backup_errors", stats.backup_errors},
            {"metadata_bytes", stats.metadata.raw()},
            {"far_pages", static_cast<uint64_t>(stats.far_pages.raw())}}};
 }

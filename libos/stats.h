@@ -36,6 +36,11 @@ struct SPIRITOS_PUBLIC Stats {
   // that it answered first.
   uint64_t hedged_reads = 0;
   uint64_t hedges_won = 0;
+  // Slabs that should be in the backup and are not, pages on their way there, and runs
+  // that could not be written.
+  uint64_t unbacked_slabs = 0;
+  PageCount backup_behind;
+  uint64_t backup_errors = 0;
 
   // Near memory that holds the space's own books, and the far pages it is for.
   Bytes metadata;

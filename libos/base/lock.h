@@ -36,6 +36,7 @@ enum class LockRank : uint32_t {
   kSweepPool,      // Idle sweep objects.
   kStaging,        // Free staging buffers.
   kAheadStreams,   // What may be filled ahead.
+  kBackup,         // What is on its way to a backup.
   kMessages,       // A server pool's free and deferred messages.
   kLane,           // One remote lane's queue.
   kCount,

@@ -87,6 +87,12 @@ struct RemoteOptions {
   Encryption encrypt = Encryption::kNone;  // SPIRITOS_ENCRYPT = none, aes256gcm
   // Servers that hold each page: 1 = the loss of one loses its pages.
   uint32_t copies = 1;  // SPIRITOS_DURABILITY = none, mirror=2, mirror=3
+  // A local file behind the servers that every page goes to as well; empty = none. The
+  // loss of all servers loses nothing then.
+  std::string backup;  // SPIRITOS_DURABILITY = backup=/path or mirror=2,backup=/path
+  // What copies of writes that are on their way to it may take of the budget. When it is
+  // full, writes wait for the file. 0 = a sixteenth of the budget, 64 MiB at most.
+  Bytes backup_buffer;  // SPIRITOS_BACKUP_BUFFER
   // A server that leaves a message unanswered for so long (a quarter, if it refuses
   // connections) is gone on without, where other copies are; where not, it is waited for,
   // and then its pages are lost.

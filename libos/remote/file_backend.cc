@@ -35,46 +35,47 @@ int FallocateRetrying(int file, int mode, uint64_t offset, uint64_t bytes) noexc
   return 0;
 }
 
-absl::StatusOr<UniqueFd> OpenFile(const std::string& path) {
+absl::StatusOr<UniqueFd> OpenFile(const std::string& path, const char* knob) {
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC;
   // Reading must not dirty the inode; but only its owner may ask for that.
   UniqueFd file(open(path.c_str(), kFlags | O_NOATIME, 0600));
   if (!file.valid() && errno == EPERM) file = UniqueFd(open(path.c_str(), kFlags, 0600));
   if (!file.valid()) {
-    return ErrnoStatus(errno, fmt::format("opening pool file {} (SPIRITOS_POOL)", path));
+    return ErrnoStatus(errno, fmt::format("opening pool file {} ({})", path, knob));
   }
   struct stat info;
   if (fstat(file.get(), &info) != 0) {
-    return ErrnoStatus(errno, fmt::format("looking at pool file {} (SPIRITOS_POOL)", path));
+    return ErrnoStatus(errno, fmt::format("looking at pool file {} ({})", path, knob));
   }
   if (!S_ISREG(info.st_mode)) {
-    return InvalidArgument("pool file {} is no regular file (SPIRITOS_POOL)", path);
+    return InvalidArgument("pool file {} is no regular file ({})", path, knob);
   }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
-      return ErrnoStatus(errno, fmt::format("locking pool file {} (SPIRITOS_POOL)", path));
+      return ErrnoStatus(errno, fmt::format("locking pool file {} ({})", path, knob));
     }
     return absl::FailedPreconditionError(
-        fmt::format("pool file {} is in use by another pool (SPIRITOS_POOL)", path));
+        fmt::format("pool file {} is in use by another pool ({})", path, knob));
   }
   if (info.st_size % static_cast<off_t>(kSlabSize) != 0) {
     return absl::FailedPreconditionError(
         fmt::format("{} holds {} bytes and is no pool file: not overwritten; remove it or name "
-                    "another (SPIRITOS_POOL)",
-                    path, info.st_size));
+                    "another ({})",
+                    path, info.st_size, knob));
   }
   return file;
 }
 
 }  // namespace
 
-FileBackend::FileBackend(std::string path, UniqueFd file)
-    : path_(std::move(path)), file_(std::move(file)), owner_(getpid()) {}
+FileBackend::FileBackend(std::string path, UniqueFd file, const char* knob)
+    : path_(std::move(path)), file_(std::move(file)), knob_(knob), owner_(getpid()) {}
 
 absl::StatusOr<std::unique_ptr<FileBackend>> FileBackend::Create(const std::string& path,
-                                                                 Bytes capacity, Io io) {
-  SPIRITOS_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path));
-  std::unique_ptr<FileBackend> backend(new FileBackend(path, std::move(file)));
+                                                                 Bytes capacity, Io io,
+                                                                 const char* knob) {
+  SPIRITOS_ASSIGN_OR_RETURN(UniqueFd file, OpenFile(path, knob));
+  std::unique_ptr<FileBackend> backend(new FileBackend(path, std::move(file), knob));
   SPIRITOS_RETURN_IF_ERROR(backend->Prepare(capacity));
   if (io == Io::kRings) backend->StartRings();
   return backend;
@@ -92,7 +93,7 @@ FileBackend::~FileBackend() {
 
 absl::Status FileBackend::Prepare(Bytes capacity) {
   if (ftruncate(file_.get(), 0) != 0) {
-    return ErrnoStatus(errno, fmt::format("emptying pool file {} (SPIRITOS_POOL)", path_));
+    return ErrnoStatus(errno, fmt::format("emptying pool file {} ({})", path_, knob_));
   }
   SPIRITOS_RETURN_IF_ERROR(ChooseSize(capacity));
   // Sparse: full size at once, so that no read ends early; space comes by slabs.
@@ -111,14 +112,14 @@ absl::Status FileBackend::ChooseSize(Bytes capacity) {
   if (bytes == 0) {
     struct statvfs space;
     if (fstatvfs(file_.get(), &space) != 0) {
-      return ErrnoStatus(errno, fmt::format("free space beside {} (SPIRITOS_POOL)", path_));
+      return ErrnoStatus(errno, fmt::format("free space beside {} ({})", path_, knob_));
     }
     bytes = std::min<uint64_t>({space.f_bavail * space.f_frsize, limit.rlim_cur, kMaxPoolBytes});
     if (bytes < kSlabSize) {
       return absl::ResourceExhaustedError(
           fmt::format("{} bytes are free for pool file {}, less than a slab of {} bytes "
-                      "(SPIRITOS_POOL)",
-                      bytes, path_, kSlabSize));
+                      "({})",
+                      bytes, path_, kSlabSize, knob_));
     }
   }
   if (bytes > kMaxPoolBytes) {
@@ -154,21 +155,21 @@ absl::Status FileBackend::ProbeFile() {
   }
   if (written != static_cast<ssize_t>(kPageSize)) {
     return ErrnoStatus(written < 0 ? errno : ENOSPC,
-                       fmt::format("writing to pool file {} (SPIRITOS_POOL)", path_));
+                       fmt::format("writing to pool file {} ({})", path_, knob_));
   }
   if (!direct_) {
     LogWarning(
         fmt::format("pool file {}: its file system has no direct I/O; its pages will also "
-                    "take page cache (SPIRITOS_POOL)",
-                    path_));
+                    "take page cache ({})",
+                    path_, knob_));
   }
   const int error = FallocateRetrying(file_.get(), 0, 0, kPageSize);
   allocates_ = error != EOPNOTSUPP && error != ENOSYS;
   if (!allocates_) {
     LogWarning(
         fmt::format("pool file {}: its file system cannot reserve space; when it is full, "
-                    "writes will fail (SPIRITOS_POOL)",
-                    path_));
+                    "writes will fail ({})",
+                    path_, knob_));
   }
   Punch(0, kPageSize);
   return absl::OkStatus();
@@ -193,8 +194,8 @@ void FileBackend::StartRings() {
   for (uint32_t r = 0; r < started; ++r) rings_[r].Close();
   LogWarning(
       fmt::format("pool file {}: no io_uring ({}); going on with one request at a time a "
-                  "thread (SPIRITOS_POOL)",
-                  path_, std::strerror(error)));
+                  "thread ({})",
+                  path_, std::strerror(error), knob_));
 }
 
 bool FileBackend::Allocate(size_t slab) noexcept {

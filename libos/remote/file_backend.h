@@ -35,9 +35,11 @@ class FileBackend final : public RemoteBackend {
  public:
   enum class Io { kRings, kSynchronous };  // kRings falls back, with a warning.
 
-  // `capacity` in bytes, rounded down to slabs; 0 = what the file system has free.
+  // `capacity` in bytes, rounded down to slabs; 0 = what the file system has free. Errors
+  // name `knob`, by which the file was chosen.
   static absl::StatusOr<std::unique_ptr<FileBackend>> Create(const std::string& path,
-                                                             Bytes capacity, Io io = Io::kRings);
+                                                             Bytes capacity, Io io = Io::kRings,
+                                                             const char* knob = "SPIRITOS_POOL");
   // REQUIRES: no request is pending.
   ~FileBackend() override;
 
@@ -51,9 +53,10 @@ class FileBackend final : public RemoteBackend {
   void Forget(SlotId first, uint32_t pages) noexcept override;
   Bytes capacity() const override { return Bytes(slab_count_ * kSlabSize); }
   std::string description() const override;
+  const std::string& path() const { return path_; }
 
  private:
-  FileBackend(std::string path, UniqueFd file);
+  FileBackend(std::string path, UniqueFd file, const char* knob);
 
   absl::Status Prepare(Bytes capacity);
   absl::Status ChooseSize(Bytes capacity);
@@ -66,6 +69,7 @@ class FileBackend final : public RemoteBackend {
 
   const std::string path_;
   const UniqueFd file_;
+  const char* const knob_;
   const pid_t owner_;  // A child that exits does not empty the file.
   size_t slab_count_ = 0;
   bool direct_ = true;     // Past the page cache.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "libos/base/status.h"
+#include "libos/remote/backup_backend.h"
 #include "libos/remote/embedded_backend.h"
 #include "libos/remote/encrypting_backend.h"
 #include "libos/remote/file_backend.h"
@@ -23,6 +24,9 @@ constexpr std::string_view kTcpScheme = "tcp://";
 constexpr std::string_view kRdmaScheme = "rdma://";
 
 constexpr char kDefaultTenant[] = "default";
+
+// Of a pool that is made without a budget.
+constexpr Bytes kBackupBuffer(16 << 20);
 
 // Connections over TLS, and the tenant that they prove to be.
 absl::Status Secure(const RemoteOptions& options, ServerPool::Options* servers) {
@@ -42,6 +46,7 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOption
                               .copies = options.copies,
                               .dead_ms = options.dead_after_ns / 1'000'000,
                               .give_up_ms = options.give_up_after_ns / 1'000'000,
+                              .backed = !options.backup.empty(),
                               .capacity = options.pool_size};
   if (options.tls.any()) SPIRITOS_RETURN_IF_ERROR(Secure(options, &servers));
   std::string_view rest = options.pool;
@@ -67,6 +72,16 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> ConnectServers(const RemoteOption
   return ServerPool::Create(std::move(servers));
 }
 
+// As large as what it is behind.
+absl::StatusOr<std::unique_ptr<RemoteBackend>> Backed(std::unique_ptr<RemoteBackend> servers,
+                                                      const RemoteOptions& options) {
+  SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<FileBackend> file,
+                            FileBackend::Create(options.backup, servers->capacity(),
+                                                FileBackend::Io::kRings, "SPIRITOS_DURABILITY"));
+  const Bytes buffer = options.backup_buffer.raw() == 0 ? kBackupBuffer : options.backup_buffer;
+  return BackupBackend::Create(std::move(servers), std::move(file), buffer);
+}
+
 absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions& options) {
   const std::string_view pool = options.pool;
   if (options.copies > 1 && !pool.starts_with(kTcpScheme) && !pool.starts_with(kRdmaScheme)) {
@@ -75,11 +90,22 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
         "(SPIRITOS_DURABILITY, SPIRITOS_POOL)",
         options.copies, pool);
   }
+  const bool of_servers = pool.starts_with(kTcpScheme) || pool.starts_with(kRdmaScheme);
+  if (!options.backup.empty() && !of_servers) {
+    return InvalidArgument(
+        "backup={} is for servers that can be lost, tcp://host:port or rdma://host:port, not "
+        "\"{}\": the death of a shm:// server loses nothing (SPIRITOS_DURABILITY, SPIRITOS_POOL)",
+        options.backup, pool);
+  }
   if (pool == "embedded:") return EmbeddedBackend::Create(options.pool_size);
   if (pool.starts_with(kFileScheme) && pool.substr(kFileScheme.size()).starts_with('/')) {
     return FileBackend::Create(std::string(pool.substr(kFileScheme.size())), options.pool_size);
   }
-  if (pool.starts_with(kTcpScheme) || pool.starts_with(kRdmaScheme)) return ConnectServers(options);
+  if (of_servers) {
+    SPIRITOS_ASSIGN_OR_RETURN(std::unique_ptr<RemoteBackend> servers, ConnectServers(options));
+    if (options.backup.empty()) return servers;
+    return Backed(std::move(servers), options);
+  }
   if (pool.starts_with(kShmScheme)) {
     SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(pool));
     return ShmBackend::Create(std::move(address),

@@ -46,6 +46,8 @@ enum class IoResult : uint8_t {
   kPeerGone,  // A lane's server has been given up; seen by pools, not by their users.
 };
 
+inline constexpr uint8_t kBackupSource = 0x80;
+
 struct IoRequest {
   IoOp op = IoOp::kRead;
   Lane lane = Lane::kDemand;
@@ -55,7 +57,7 @@ struct IoRequest {
   // Of each page of a write, counted up from write to write.
   const uint32_t* versions = nullptr;
   // Of a read: copies, a bit for each, whose bytes turned out wrong. Others are asked
-  // first. In `sources` the pool says which it has read.
+  // first. In `sources` the pool says which it has read; a backup is kBackupSource.
   uint8_t avoid = 0;
   std::atomic<uint8_t> sources{0};
   int error = 0;  // errno, when kFailed; EBADMSG: bytes were read that were never written.
@@ -93,6 +95,9 @@ struct PoolHealth {
   uint64_t moved_slabs = 0;     // From servers that asked for them, so far.
   uint64_t hedged_reads = 0;    // Asked of a second server too, so far,
   uint64_t hedges_won = 0;      // and answered by it first.
+  uint64_t unbacked_slabs = 0;  // That should be in a backup, and are not.
+  uint64_t backup_behind = 0;   // Pages on their way to a backup.
+  uint64_t backup_errors = 0;   // Runs that could not be written to it, so far.
 };
 
 class RemoteBackend {
@@ -126,6 +131,11 @@ class RemoteBackend {
 
   // Bytes that slabs may take in all; 0 = not known beforehand.
   virtual Bytes capacity() const = 0;
+  // Whether nothing is left of a placed slab: whatever is asked of it fails, until it is
+  // given back.
+  virtual bool lost(SlotId) const noexcept { return false; }
+  // Near memory for pages that is the pool's own: it counts in the space's budget.
+  virtual Bytes near_buffers() const { return Bytes(); }
   virtual PoolHealth health() const noexcept { return {}; }
   virtual std::string description() const = 0;
 };

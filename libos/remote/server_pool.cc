@@ -19,6 +19,8 @@ namespace spiritos {
 namespace {
 
 constexpr uint64_t kMs = 1'000'000;
+// For a slab that can do without servers at first.
+constexpr uint64_t kBackedPatienceNs = 500 * kMs;
 // Sends of one message from a buffer before its failure counts.
 constexpr uint8_t kAttempts = 2;
 constexpr size_t kBounceBytes = size_t{kMaxWirePages} << kPageShift;
@@ -335,7 +337,8 @@ void ServerPool::Wait(IoRequest& request) noexcept {
 
 IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
   uint64_t index;
-  const IoResult result = desk_.Await(&index);
+  const IoResult result =
+      desk_.Await(&index, options_.backed ? kBackedPatienceNs : SlabDesk::kPatienceNs);
   if (result == IoResult::kOk) *first = SlabMap::FirstSlot(index);
   return result;
 }
@@ -343,6 +346,11 @@ IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
 void ServerPool::ReleaseSlab(SlotId first) noexcept { desk_.Release(SlabMap::IndexOf(first)); }
 
 Bytes ServerPool::capacity() const { return capacity_; }
+
+bool ServerPool::lost(SlotId first) const noexcept {
+  const uint64_t index = SlabMap::IndexOf(first);
+  return LiveCopy(map_.Copies(index), index, 0) < 0;
+}
 
 PoolHealth ServerPool::health() const noexcept {
   return {.degraded_slabs = degraded_slabs_.load(std::memory_order_relaxed),

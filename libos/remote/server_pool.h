@@ -11,7 +11,8 @@
 // places slabs, gives them back, and reconnects.
 //
 //   server silent for dead_ms ---> suspended: its copies leave the map where another
-//                                  server, which answers, has one; the rest waits for it
+//                                  server, which answers, has one, or a backup behind
+//                                  the pool; the rest waits for it
 //   back, and knows us ----------> goes on; copies that had left are given back there
 //   back as another, or silent
 //   for give_up_ms --------------> what only it held is lost: requests for it fail
@@ -48,6 +49,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint32_t copies = 1;
     uint64_t dead_ms = 600;  // A quarter, once connections to it are refused.
     uint64_t give_up_ms = 30'000;
+    // All of it is elsewhere besides: nothing waits for a server that may come back.
+    bool backed = false;
     Bytes capacity;                     // Of the pool; 0 = what the servers have.
     std::unique_ptr<TlsTunnel> tunnel;  // What connections go through; null = plain TCP.
   };
@@ -64,6 +67,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   // Servers keep what nobody asks for until its slab is given back.
   void Forget(SlotId, uint32_t) noexcept override {}
   Bytes capacity() const override;
+  bool lost(SlotId first) const noexcept override;
   PoolHealth health() const noexcept override;
   std::string description() const override;
 

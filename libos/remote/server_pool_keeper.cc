@@ -198,8 +198,9 @@ void ServerPool::Reconnect(uint16_t server) {
     tending.incarnation = link.incarnation();
     const Removed removed = RemoveCopies(server, Which::kAll);
     if (removed.lost != 0) {
-      LogWarning(fmt::format("memory server {} has come back without our slabs: {} are lost",
-                             link.address().ToString(), removed.lost));
+      LogWarning(fmt::format("memory server {} has come back without our slabs: {} are {}",
+                             link.address().ToString(), removed.lost,
+                             options_.backed ? "in the backup alone" : "lost"));
     }
     std::erase_if(buried_, [server](const Grave& grave) { return grave.server == server; });
     tending.placed = 0;
@@ -237,8 +238,9 @@ uint64_t ServerPool::PatienceNs(uint16_t server) const {
   return options_.dead_ms * kMs / (tending_[server].refused ? 4 : 1);
 }
 
-// Whether another server that answers has all of the slab.
+// Whether another server that answers has all of the slab, or a backup.
 bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
+  if (options_.backed) return true;
   const uint64_t now = NowNs();
   return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
     return copy.state == SlabCopy::State::kLive && copy.server != server &&
@@ -249,6 +251,7 @@ bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
 
 // If all servers of a slab are silent, the first that answers shows who is dead.
 bool ServerPool::CanDoWithout(uint16_t server) {
+  if (options_.backed) return true;
   bool needed = false;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     const SlabCopies copies = map_.Copies(index);

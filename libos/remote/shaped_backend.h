@@ -44,6 +44,8 @@ class ShapedBackend final : public RemoteBackend {
   void Wait(IoRequest& request) noexcept override;
   void Forget(SlotId first, uint32_t pages) noexcept override { inner_->Forget(first, pages); }
   Bytes capacity() const override { return inner_->capacity(); }
+  bool lost(SlotId first) const noexcept override { return inner_->lost(first); }
+  Bytes near_buffers() const override { return inner_->near_buffers(); }
   PoolHealth health() const noexcept override { return inner_->health(); }
   std::string description() const override;
 

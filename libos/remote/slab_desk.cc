@@ -9,13 +9,6 @@
 #include "libos/base/status.h"
 
 namespace spiritos {
-namespace {
-
-// How long a thread waits for a slab: a fault may be waiting for that thread.
-constexpr uint64_t kPatienceNs = 5'000'000'000;
-
-}  // namespace
-
 absl::Status SlabDesk::Init(uint64_t slabs) {
   SPIRITOS_ASSIGN_OR_RETURN(memory_, Mapping::Anonymous(Bytes(slabs * sizeof(std::atomic<Stage>)),
                                                         kPageSize, "the list of slabs"));
@@ -42,9 +35,9 @@ uint64_t SlabDesk::Want(bool* soon) noexcept {
   return size_;
 }
 
-IoResult SlabDesk::Await(uint64_t* index) noexcept {
+IoResult SlabDesk::Await(uint64_t* index, uint64_t patience_ns) noexcept {
   const int saved_errno = errno;
-  const uint64_t deadline = NowNs() + kPatienceNs;
+  const uint64_t deadline = NowNs() + patience_ns;
   IoResult result = IoResult::kNoSpace;
   uint64_t wanted = size_;
   while (true) {

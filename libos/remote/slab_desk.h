@@ -26,9 +26,11 @@ class SlabDesk {
 
   absl::Status Init(uint64_t slabs);
 
-  // A placed slab's number, waiting for the keeper for a while. kNoSpace leaves nothing
+  // A placed slab's number, waiting for the keeper for so long. kNoSpace leaves nothing
   // behind. errno is left as it was.
-  IoResult Await(uint64_t* index) noexcept;
+  IoResult Await(uint64_t* index, uint64_t patience_ns = kPatienceNs) noexcept;
+  // A fault may be waiting for the thread that does.
+  static constexpr uint64_t kPatienceNs = 5'000'000'000;
   // Gives a placed slab back.
   void Release(uint64_t index) noexcept;
   // Has the keeper look around soon.

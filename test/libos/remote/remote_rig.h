@@ -103,7 +103,7 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 13> kPoolKinds = {"embedded",
+inline constexpr std::array<const char*, 15> kPoolKinds = {"embedded",
                                                            "file",
                                                            "file without io_uring",
                                                            "shaped embedded",
@@ -112,6 +112,8 @@ inline constexpr std::array<const char*, 13> kPoolKinds = {"embedded",
                                                            "shm",
                                                            "tcp",
                                                            "tls",
+                                                           "backup",
+                                                           "backup alone",
                                                            "encrypted embedded",
                                                            "encrypted file",
                                                            "encrypted tcp",
@@ -141,6 +143,13 @@ class RemoteRig {
     } else if (kind.ends_with("tcp")) {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
+    } else if (kind.starts_with("backup")) {
+      server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
+      Keep(MakePool({.pool = server_->tcp().ToString(),
+                     .backup = dir_.file("backup"),
+                     .backup_buffer = Bytes(1 << 20),
+                     .dead_after_ns = 200'000'000}));
+      if (kind == "backup alone") server_.reset();
     } else if (kind == "rdma") {
       server_.emplace(ServerOptions{.tcp_host = RdmaAddress(),
                                     .tcp_port = 0,

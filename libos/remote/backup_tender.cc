@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Slabs that servers have lost, or had no room for, are placed there anew.
+//
+//   Placed --> Tended:  no flight knows the old place any more; that is given back
+//          --> a new one; run by run, in order: busy, until writes under way there have
+//              ended; from the file to the servers; free again, now one run further
+//          --> Placed, or tried again
+//
+// A thread of its own, which sleeps while there is nothing to do.
+#include <fmt/core.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <array>
+
+#include "libos/base/log.h"
+#include "libos/base/parker.h"
+#include "libos/remote/backup_backend.h"
+
+namespace spiritos {
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kRetryNs = 500 * kMs;
+// Who has submitted a read ahead may not look at it for long.
+constexpr uint64_t kLookNs = 10 * kMs;
+constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch, Lane::kWriteBack};
+
+}  // namespace
+
+void BackupBackend::CallTender() noexcept {
+  calls_.fetch_add(1, std::memory_order_release);
+  FutexWake(calls_, 1);
+}
+
+void BackupBackend::Tend() {
+  // Signals of the application are not for this thread: it must not touch far memory.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  pthread_setname_np(pthread_self(), "spiritos-tender");
+  bool said = false;
+  while (!stopping_.load()) {
+    const uint32_t calls = calls_.load(std::memory_order_acquire);
+    const uint64_t before = filled_.load();
+    if (!FillAll()) {
+      said = true;
+      FutexWait(calls_, calls, kRetryNs);
+      continue;
+    }
+    if (said || filled_.load() != before) {
+      LogWarning(fmt::format("the pool is whole again: what was in {} alone is at servers too",
+                             file_->path()));
+    }
+    said = false;
+    FutexWait(calls_, calls);
+  }
+}
+
+// Whether none is left that needs it.
+bool BackupBackend::FillAll() {
+  bool all = true;
+  for (uint64_t index = 0; index < used_.load() && !stopping_.load(); ++index) {
+    Slab& slab = slabs_[index];
+    Slab::Stage placed = Slab::kPlaced;
+    if (slab.file.load() == 0 || AtServers(slab) ||
+        !slab.stage.compare_exchange_strong(placed, Slab::kTended)) {
+      continue;
+    }
+    const bool filled = Fill(slab);
+    if (filled) filled_.fetch_add(1);
+    Slab::Stage tended = Slab::kTended;
+    if (!slab.stage.compare_exchange_strong(tended, Slab::kPlaced)) {
+      GiveBack(slab);  // It has been released meanwhile.
+    } else if (!filled) {
+      all = false;
+    }
+  }
+  refused_.store(!all);
+  return all;
+}
+
+bool BackupBackend::Fill(Slab& slab) {
+  if (!PlaceAnew(slab)) return false;
+  for (uint32_t page = 0; page < kSlabPages; page += kFillRun) {
+    const bool wanted = slab.stage.load() == Slab::kTended && !stopping_.load();
+    if (!wanted || !CopyRun(slab, page)) {
+      slab.fill.store(0);
+      return false;
+    }
+  }
+  return true;
+}
+
+// What was the slab's place at the servers is none from here on.
+bool BackupBackend::PlaceAnew(Slab& slab) {
+  slab.fill.store(0);
+  AwaitFlights([&](const Flight& flight) { return flight.slab == &slab && flight.to_servers; });
+  if (slab.server.load() != 0) servers_->ReleaseSlab(slab.ServerSlot(0));
+  slab.server.store(0);
+  SlotId first;
+  if (servers_->PlaceSlab(&first) != IoResult::kOk) return false;
+  slab.server.store(first.raw() + 1);
+  return true;
+}
+
+bool BackupBackend::CopyRun(Slab& slab, uint32_t page) {
+  // Of the oldest version that there is: whatever is written later is newer.
+  static constexpr std::array<uint32_t, kFillRun> kVersions = [] {
+    std::array<uint32_t, kFillRun> versions{};
+    versions.fill(1);
+    return versions;
+  }();
+  slab.fill.store(2 * page + 1);
+  AwaitFlights([&](const Flight& flight) {
+    return flight.slab == &slab && flight.writes && flight.page < page + kFillRun &&
+           page < flight.page + flight.pages;
+  });
+  IoRequest read;
+  read.op = IoOp::kRead;
+  read.lane = Lane::kPrefetch;
+  read.first = SlotId(static_cast<uint64_t>(&slab - slabs_) * kSlabPages + page);
+  read.pages = kFillRun;
+  read.memory = fill_buffer_;
+  while (Submit(read) == IoResult::kBusy) Poll(read.lane);
+  Wait(read);
+  if (read.status.load() != IoStatus::kDone) return false;
+  IoRequest write;
+  write.op = IoOp::kWrite;
+  write.lane = Lane::kWriteBack;
+  write.first = slab.ServerSlot(page);
+  write.pages = kFillRun;
+  write.memory = fill_buffer_;
+  write.versions = kVersions.data();
+  while (servers_->Submit(write) == IoResult::kBusy) servers_->Poll(write.lane);
+  servers_->Wait(write);
+  if (write.status.load() != IoStatus::kDone) return false;
+  slab.fill.store(2 * (page + kFillRun));
+  return true;
+}
+
+// Until none flies that `counts`. Whoever takes off meanwhile has seen what changed.
+template <typename Counts>
+void BackupBackend::AwaitFlights(Counts counts) {
+  draining_.store(true, std::memory_order_seq_cst);
+  while (true) {
+    const uint32_t ended = ended_.load(std::memory_order_acquire);
+    bool any = false;
+    for (Queue& queue : queues_) {
+      LockGuard guard(queue.lock);
+      const uint32_t count = queue.count.load(std::memory_order_relaxed);
+      for (uint32_t f = 0; f < count; ++f) any = any || counts(*queue.flying[f]);
+    }
+    if (!any) break;
+    for (const Lane lane : kAllLanes) Poll(lane);
+    FutexWait(ended_, ended, kLookNs);
+  }
+  draining_.store(false, std::memory_order_relaxed);
+}
+
+}  // namespace spiritos
