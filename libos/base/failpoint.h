@@ -37,6 +37,7 @@ enum class PausePoint : uint32_t {
   kRangeOwned,     // A range call owns a zone, nothing is claimed yet.
   kRangeClaimed,   // ... and has claimed what it drops.
   kGuardDecided,   // Whether a fill protects is decided, nothing is filled yet.
+  kBackupIssue,    // A write is about to go to a backup's file.
   kCount,
 };
 

@@ -129,8 +129,8 @@ void BackupBackend::OnFailed(SlotId, int error) noexcept {
   errors_.fetch_add(1, std::memory_order_relaxed);
   if (said_failed_.exchange(true)) return;
   Complain(
-      "{}: a write failed ({}); those pages have no backup until they are written again, nor "
-      "have others if it goes on (backup_errors, SPIRITOS_DURABILITY)",
+      "{}: writing failed ({}); pages that cannot be written have no backup, and are counted as "
+      "backup_errors (SPIRITOS_DURABILITY)",
       file_->path(), std::strerror(error));
 }
 

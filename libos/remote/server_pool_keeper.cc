@@ -288,7 +288,7 @@ ServerPool::Removed ServerPool::RemoveCopies(uint16_t server, Which which) {
 
 void ServerPool::RemoveCopy(uint64_t index, uint32_t copy) {
   SlabCopies copies = map_.Copies(index);
-  const bool was_whole = copies[copy].state == SlabCopy::State::kLive &&
+  const bool was_whole = options_.copies > 1 && copies[copy].state == SlabCopy::State::kLive &&
                          LiveCopies(copies) == options_.copies &&
                          desk_.StageOf(index) == SlabDesk::Stage::kPlaced;
   if (was_whole) {

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "libos/base/copy.h"
+#include "libos/base/failpoint.h"
 #include "libos/base/parker.h"
 
 namespace spiritos {
@@ -176,6 +177,7 @@ bool WriteBehind::IssueNext() noexcept {
   request.pages = entry.pages;
   request.memory = const_cast<std::byte*>(entry.memory);  // Read by writes only.
   request.status.store(IoStatus::kPending, std::memory_order_relaxed);
+  SPIRITOS_PAUSE_POINT(kBackupIssue);
   // Only reads on this lane could fill its window.
   while (file_.Submit(request) == IoResult::kBusy) {
     if (!file_.Poll(Lane::kWriteBack)) sched_yield();

@@ -93,11 +93,12 @@ class PacketFilter:
 class Oracle:
     """One checking program, and what it says of its pool."""
 
-    def __init__(self, program, seed, servers):
+    def __init__(self, program, seed, servers, durability="mirror=2", options=()):
         pool = ",".join(f"tcp://127.0.0.1:{server.port}" for server in servers)
         self.process = subprocess.Popen(
             [program, "--operations", str(10**12), "--seed", str(seed), "--region", "128",
-             "--budget", "12", f"SPIRITOS_POOL={pool}", "SPIRITOS_DURABILITY=mirror=2"],
+             "--budget", "12", f"SPIRITOS_POOL={pool}", f"SPIRITOS_DURABILITY={durability}",
+             *options],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = []
         self.since = time.monotonic()

@@ -3,9 +3,7 @@
 #include "libos/remote/file_backend.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/epoll.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -17,6 +15,7 @@
 #include "libos/remote/pool_factory.h"
 #include "test/libos/remote/remote_rig.h"
 #include "test/support/child.h"
+#include "test/support/small_file_system.h"
 #include "test/support/together.h"
 
 namespace spiritos {
@@ -174,26 +173,6 @@ TEST_CASE("a pool above the limit of a file's size is refused, not killed", "[re
   INFO(end.text);
   CHECK(end.status == 0);
   CHECK_THAT(end.text, Contains("SPIRITOS_POOL_SIZE"));
-}
-
-// Runs `body(directory)` on a small file system that only its thread sees. False,
-// with a warning, where that takes privileges that are missing.
-template <typename Body>
-bool OnSmallFileSystem(size_t bytes, Body&& body) {
-  TempDir dir;
-  std::string missing;
-  std::thread([&] {
-    if (unshare(CLONE_NEWNS) != 0) {
-      missing = "unshare";
-    } else if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-               mount("tmpfs", dir.path().c_str(), "tmpfs", 0,
-                     ("size=" + std::to_string(bytes)).c_str()) != 0) {
-      missing = "mount";
-    }
-    if (missing.empty()) body(dir);
-  }).join();
-  if (!missing.empty()) WARN("skipped: " << missing << ": needs to be root");
-  return missing.empty();
 }
 
 TEST_CASE("a full file system refuses a slab and fails writes into holes", "[remote]") {
