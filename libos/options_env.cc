@@ -93,7 +93,33 @@ absl::Status SetDuration(std::string_view text, uint64_t* nanoseconds) {
   return absl::OkStatus();
 }
 
-absl::Status SetDurability(std::string_view text, RemoteOptions* remote);
+constexpr Choice<uint32_t> kDurabilities[] = {{"none", 1}, {"mirror=2", 2}, {"mirror=3", 3}};
+constexpr std::string_view kBackup = "backup=";
+
+// A choice, a backup's path, or both; the path is the rest, commas and all.
+absl::Status SetDurability(std::string_view text, RemoteOptions* remote) {
+  RemoteOptions chosen;
+  std::string_view choice = text;
+  const bool alone = text.starts_with(kBackup);
+  const size_t comma = text.find(fmt::format(",{}", kBackup));
+  if (alone || comma != text.npos) {
+    chosen.backup = text.substr(kBackup.size() + (alone ? 0 : comma + 1));
+    if (!chosen.backup.starts_with('/')) {
+      return InvalidArgument("\"{}\" is no absolute path of a file, as in backup=/path",
+                             chosen.backup);
+    }
+    choice = alone ? "none" : text.substr(0, comma);
+  }
+  if (!SetChoice(choice, kDurabilities, &chosen.copies).ok()) {
+    return InvalidArgument(
+        "\"{}\" is none of none, mirror=2, mirror=3, backup=/path, "
+        "mirror=2,backup=/path",
+        text);
+  }
+  remote->copies = chosen.copies;
+  remote->backup = std::move(chosen.backup);
+  return absl::OkStatus();
+}
 
 struct Row {
   std::string_view name;
@@ -104,8 +130,6 @@ constexpr Choice<FaultMode> kFaultModes[] = {
     {"auto", FaultMode::kAuto}, {"sigbus", FaultMode::kSigbus}, {"thread", FaultMode::kThread}};
 constexpr Choice<Encryption> kEncryptions[] = {{"none", Encryption::kNone},
                                                {"aes256gcm", Encryption::kAes256Gcm}};
-constexpr Choice<uint32_t> kDurabilities[] = {{"none", 1}, {"mirror=2", 2}, {"mirror=3", 3}};
-constexpr std::string_view kBackup = "backup=";
 constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
                                                      {"always", EvictOptions::Assist::kAlways},
                                                      {"never", EvictOptions::Assist::kNever}};
@@ -237,30 +261,6 @@ constexpr Row kRows[] = {
 
 // Names of this family that other parts read.
 constexpr std::string_view kForeign[] = {"SPIRITOS_LOG", "SPIRITOS_VM", "SPIRITOS_TEST"};
-
-// A choice, a backup's path, or both; the path is the rest, commas and all.
-absl::Status SetDurability(std::string_view text, RemoteOptions* remote) {
-  RemoteOptions chosen;
-  std::string_view choice = text;
-  const size_t at = text.starts_with(kBackup) ? 0 : text.find(fmt::format(",{}", kBackup));
-  if (at != text.npos) {
-    chosen.backup = text.substr(at + kBackup.size() + (at == 0 ? 0 : 1));
-    if (!chosen.backup.starts_with('/')) {
-      return InvalidArgument("\"{}\" is no absolute path of a file, as in backup=/path",
-                             chosen.backup);
-    }
-    choice = at == 0 ? "none" : text.substr(0, at);
-  }
-  if (!SetChoice(choice, kDurabilities, &chosen.copies).ok()) {
-    return InvalidArgument(
-        "\"{}\" is none of none, mirror=2, mirror=3, backup=/path, "
-        "mirror=2,backup=/path",
-        text);
-  }
-  remote->copies = chosen.copies;
-  remote->backup = std::move(chosen.backup);
-  return absl::OkStatus();
-}
 
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);

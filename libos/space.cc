@@ -436,7 +436,8 @@ absl::Status Space::Impl::Pin(AddressRange range) {
   SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
   const int64_t pages = PagesFor(range.size).raw();
   // Faults, a window of read-ahead and a zone in flight need frames as well.
-  const int64_t most = frames_.budget().raw() - PagesFor(kMinBudget).raw() / 2;
+  const int64_t most = frames_.budget().raw() - PagesFor(kMinBudget).raw() / 2 -
+                       PagesFor(remote_->near_buffers()).raw();
   int64_t pinned = pinned_.load(std::memory_order_relaxed);
   do {
     if (pinned + pages > most) {
@@ -486,11 +487,13 @@ absl::Status Space::Impl::SetBudget(Bytes budget) {
   changed.budget = budget;
   SPIRITOS_RETURN_IF_ERROR(CheckOptions(changed));
   const PageCount old = frames_.budget();
-  const PageCount reserve = PageCount(PagesFor(kMinBudget).raw() / 2);
-  if (PagesFor(budget).raw() < pinned_.load(std::memory_order_relaxed) + reserve.raw()) {
-    return absl::ResourceExhaustedError(
-        fmt::format("{} pages are pinned: the budget cannot shrink to {} pages",
-                    pinned_.load(std::memory_order_relaxed), PagesFor(budget).raw()));
+  const int64_t reserve = PagesFor(kMinBudget).raw() / 2;
+  const int64_t pinned = pinned_.load(std::memory_order_relaxed);
+  const int64_t buffers = PagesFor(remote_->near_buffers()).raw();
+  if (PagesFor(budget).raw() < pinned + buffers + reserve) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} pages are pinned and {} are the pool's buffers: the budget cannot shrink to {} pages",
+        pinned, buffers, PagesFor(budget).raw()));
   }
   frames_.Resize(PagesFor(budget));
   if (PayDebt()) return absl::OkStatus();

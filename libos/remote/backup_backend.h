@@ -150,10 +150,12 @@ class BackupBackend final : public RemoteBackend, private WriteBehind::Sink {
   // The tender's; see backup_tender.cc.
   void Tend();
   void CallTender() noexcept;
-  bool NeedsFilling(const Slab& slab) const noexcept;
   bool FillAll();
-  bool Fill(Slab& slab);
+  template <typename Work>
+  bool TendEach(Work work);
+  void Vacate(Slab& slab);
   bool PlaceAnew(Slab& slab);
+  bool Fill(Slab& slab);
   bool CopyRun(Slab& slab, uint32_t page);
   void GiveBack(Slab& slab) noexcept;
   template <typename Counts>

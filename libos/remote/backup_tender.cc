@@ -39,26 +39,43 @@ void BackupBackend::Tend() {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
   pthread_setname_np(pthread_self(), "spiritos-tender");
-  bool said = false;
+  uint64_t said = 0;  // Of those filled.
   while (!stopping_.load()) {
-    const uint32_t calls = calls_.load(std::memory_order_acquire);
-    const uint64_t before = filled_.load();
+    uint32_t calls = calls_.load(std::memory_order_acquire);
     if (!FillAll()) {
-      said = true;
-      FutexWait(calls_, calls, kRetryNs);
+      // Who has called before asks for what was tried.
+      calls = calls_.load(std::memory_order_acquire);
+      if (!stopping_.load()) FutexWait(calls_, calls, kRetryNs);
       continue;
     }
-    if (said || filled_.load() != before) {
+    if (filled_.load() != said) {
+      said = filled_.load();
       LogWarning(fmt::format("the pool is whole again: what was in {} alone is at servers too",
                              file_->path()));
     }
-    said = false;
     FutexWait(calls_, calls);
   }
 }
 
 // Whether none is left that needs it.
 bool BackupBackend::FillAll() {
+  // First all, so that requests for them do not begin at the servers any more.
+  TendEach([&](Slab& slab) {
+    Vacate(slab);
+    return true;
+  });
+  bool room = true;
+  const bool all = TendEach([&](Slab& slab) {
+    room = room && PlaceAnew(slab);
+    return room && Fill(slab);
+  });
+  refused_.store(!all);
+  return all;
+}
+
+// Has `work` done on each slab that is in the file alone; whether it was, on all of them.
+template <typename Work>
+bool BackupBackend::TendEach(Work work) {
   bool all = true;
   for (uint64_t index = 0; index < used_.load() && !stopping_.load(); ++index) {
     Slab& slab = slabs_[index];
@@ -67,21 +84,35 @@ bool BackupBackend::FillAll() {
         !slab.stage.compare_exchange_strong(placed, Slab::kTended)) {
       continue;
     }
-    const bool filled = Fill(slab);
-    if (filled) filled_.fetch_add(1);
+    const bool done = work(slab);
     Slab::Stage tended = Slab::kTended;
     if (!slab.stage.compare_exchange_strong(tended, Slab::kPlaced)) {
       GiveBack(slab);  // It has been released meanwhile.
-    } else if (!filled) {
-      all = false;
+    } else {
+      all = all && done;
     }
   }
-  refused_.store(!all);
   return all;
 }
 
+// The slab has no place at the servers from here on.
+void BackupBackend::Vacate(Slab& slab) {
+  slab.fill.store(0);
+  if (slab.server.load() == 0) return;
+  AwaitFlights([&](const Flight& flight) { return flight.slab == &slab && flight.to_servers; });
+  servers_->ReleaseSlab(slab.ServerSlot(0));
+  slab.server.store(0);
+}
+
+bool BackupBackend::PlaceAnew(Slab& slab) {
+  Vacate(slab);
+  SlotId first;
+  if (servers_->PlaceSlab(&first) != IoResult::kOk) return false;
+  slab.server.store(first.raw() + 1);
+  return true;
+}
+
 bool BackupBackend::Fill(Slab& slab) {
-  if (!PlaceAnew(slab)) return false;
   for (uint32_t page = 0; page < kSlabPages; page += kFillRun) {
     const bool wanted = slab.stage.load() == Slab::kTended && !stopping_.load();
     if (!wanted || !CopyRun(slab, page)) {
@@ -89,18 +120,7 @@ bool BackupBackend::Fill(Slab& slab) {
       return false;
     }
   }
-  return true;
-}
-
-// What was the slab's place at the servers is none from here on.
-bool BackupBackend::PlaceAnew(Slab& slab) {
-  slab.fill.store(0);
-  AwaitFlights([&](const Flight& flight) { return flight.slab == &slab && flight.to_servers; });
-  if (slab.server.load() != 0) servers_->ReleaseSlab(slab.ServerSlot(0));
-  slab.server.store(0);
-  SlotId first;
-  if (servers_->PlaceSlab(&first) != IoResult::kOk) return false;
-  slab.server.store(first.raw() + 1);
+  filled_.fetch_add(1);
   return true;
 }
 

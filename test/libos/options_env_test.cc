@@ -180,6 +180,30 @@ TEST_CASE("sizes, times and the pool's name reach their fields", "[options]") {
         "SPIRITOS_EMULATE_LATENCY: \"10\" is not a time such as 10us or 1.5ms");
 }
 
+TEST_CASE("pages may be at several servers, in a backup, or both", "[options]") {
+  const auto durability = [](const std::string& value) {
+    const Options options = With("SPIRITOS_DURABILITY=" + value);
+    return std::pair(options.remote.copies, options.remote.backup);
+  };
+  CHECK(durability("none") == std::pair(1u, std::string()));
+  CHECK(durability("mirror=3") == std::pair(3u, std::string()));
+  CHECK(durability("backup=/a") == std::pair(1u, std::string("/a")));
+  CHECK(durability("mirror=2,backup=/a,b=c") == std::pair(2u, std::string("/a,b=c")));
+  CHECK(durability("backup=/a,mirror=2") == std::pair(1u, std::string("/a,mirror=2")));
+  for (const char* value :
+       {"", "mirror=4", "mirror=2,", ",backup=/a", "backup", "mirror=4,backup=/a"}) {
+    CAPTURE(value);
+    CHECK(Holds(Refusal(std::string("SPIRITOS_DURABILITY=") + value),
+                "is none of none, mirror=2, mirror=3, backup=/path, mirror=2,backup=/path"));
+  }
+  for (const char* value : {"backup=", "backup=a", "mirror=2,backup=./a"}) {
+    CAPTURE(value);
+    CHECK(Holds(Refusal(std::string("SPIRITOS_DURABILITY=") + value),
+                "is no absolute path of a file"));
+  }
+  CHECK(With("SPIRITOS_BACKUP_BUFFER=1M").remote.backup_buffer == 1_MiB);
+}
+
 TEST_CASE("a list of CPUs is taken as long as they exist", "[options]") {
   CHECK(With("SPIRITOS_EVICTOR_CPUS=").evict.cpus.empty());
   CHECK(With("SPIRITOS_EVICTOR_CPUS=0").evict.cpus == std::vector<int>{0});
@@ -268,6 +292,8 @@ TEST_CASE("options set in code are held to the same ranges", "[options]") {
       {"SPIRITOS_PREFETCH_WINDOW", [](Options& o) { o.prefetch.max_window = 257; }},
       {"SPIRITOS_FAULT_AROUND", [](Options& o) { o.prefetch.fault_around = 0; }},
       {"SPIRITOS_FAULT_AROUND", [](Options& o) { o.prefetch.fault_around = 65; }},
+      {"SPIRITOS_BACKUP_BUFFER",
+       [](Options& o) { o.remote.backup_buffer = Bytes(o.budget.raw() / 4 + 1); }},
       {"SPIRITOS_EVICTOR_CPUS", [](Options& o) { o.evict.cpus = {-1}; }},
       {"SPIRITOS_EVICTOR_CPUS",
        [](Options& o) {

@@ -8,6 +8,8 @@
 #include "libos/space.h"
 #include "test/support/lost_access.h"
 #include "test/support/rotting_server.h"
+#include "test/support/server_thread.h"
+#include "test/support/temp_dir.h"
 
 namespace spiritos {
 namespace {
@@ -70,6 +72,68 @@ void FlipAndRead(uint64_t flips) {
 
 TEST_CASE("a bit that flips in one copy is noticed, and another copy is right", "[space][uffd]") {
   FlipAndRead(kPages);
+}
+
+TEST_CASE("bits that flip at the only server are put right from the backup", "[space][uffd]") {
+  const TempDir dir;
+  RottingServer one("one");
+  Options options = OverServers(one.server->tcp().ToString(), 1);
+  options.remote.backup = dir.file("backup");
+  options.remote.backup_buffer = 1_MiB;
+  const auto space = Space::Create(options).value();
+  CHECK(space->GetStats().used_frames >= PagesFor(1_MiB));
+  const AddressRange region = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  const auto word = [&](uint64_t page) -> volatile uint64_t& {
+    return *reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize);
+  };
+  for (uint64_t page = 0; page < kPages; ++page) word(page) = page + 1;
+  REQUIRE(space->Evict(region).ok());
+  for (uint64_t page = 0; page < kPages; ++page) one.slab[page * kPageSize] ^= std::byte{1};
+  uint64_t wrong = 0;
+  for (uint64_t page = 0; page < kPages; ++page) wrong += word(page) == page + 1 ? 0 : 1;
+  CHECK(wrong == 0);
+  const Stats rotten = space->GetStats();
+  CHECK(rotten[Metric::kCorruptPages] == kPages);
+  CHECK(rotten[Metric::kRewrittenPages] == kPages);
+
+  REQUIRE(space->Evict(region).ok());
+  for (uint64_t page = 0; page < kPages; ++page) wrong += word(page) == page + 1 ? 0 : 1;
+  CHECK(wrong == 0);
+  CHECK(space->GetStats()[Metric::kCorruptPages] == kPages);
+}
+
+TEST_CASE("a space goes on without any server, from its backup", "[space][uffd]") {
+  const TempDir dir;
+  std::optional<ServerThread> server;
+  server.emplace(
+      ServerOptions{.tcp_port = 0, .memory = Bytes(4 * kSlabSize), .lock_memory = false});
+  Options options = OverServers(server->tcp().ToString(), 1);
+  options.prefetch.kind = PrefetchOptions::Kind::kTrend;
+  options.remote.backup = dir.file("backup");
+  const auto space = Space::Create(options).value();
+  const AddressRange region = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  const auto fill_and_check = [&](AddressRange range, uint64_t value) {
+    const auto* const words = reinterpret_cast<volatile uint64_t*>(range.begin);
+    for (uint64_t page = 0; page < kPages; ++page) {
+      reinterpret_cast<volatile uint64_t*>(range.begin)[page * 512] = page ^ value;
+    }
+    uint64_t wrong = 0;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      wrong += words[page * 512] == (page ^ value) ? 0 : 1;
+    }
+    return wrong;
+  };
+  CHECK(fill_and_check(region, 1ull << 40) == 0);
+  server.reset();
+  CHECK(fill_and_check(region, 2ull << 40) == 0);
+  const AddressRange another = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  CHECK(fill_and_check(another, 3ull << 40) == 0);
+  const Stats stats = space->GetStats();
+  CHECK(stats.lost_slabs == 0);
+  CHECK(stats.degraded_slabs == 2);
+  CHECK(stats[Metric::kUnavailablePages] == 0);
+  CHECK(stats[Metric::kWriteErrors] == 0);
+  CHECK(space->Unmap(another).ok());
 }
 
 TEST_CASE("100 000 bits that flip at rest are noticed", "[.flips]") { FlipAndRead(100'000); }
