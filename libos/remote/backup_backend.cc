@@ -415,9 +415,10 @@ void BackupBackend::Wait(IoRequest& request) noexcept {
       LockGuard guard(queue.lock);
       if (request.final()) return;
       flight = reinterpret_cast<Flight*>(request.next);
-      if (flight->moving) {
-        flight = nullptr;  // Somebody moves it on just now.
-      } else if (flight->waiters == 0 && IsReady(*flight)) {
+      const bool ready = !flight->moving && IsReady(*flight);
+      if (flight->moving || (ready && flight->waiters != 0)) {
+        flight = nullptr;  // Somebody moves it on, or is on the way out to do so.
+      } else if (ready) {
         flight->moving = moves = true;
       } else {
         ++flight->waiters;

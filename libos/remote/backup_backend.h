@@ -58,7 +58,9 @@ class BackupBackend final : public RemoteBackend, private WriteBehind::Sink {
   // The file keeps the space of its slabs, so that later writes have it.
   void Forget(SlotId, uint32_t) noexcept override {}
   Bytes capacity() const override;
-  Bytes near_buffers() const override { return buffer_; }
+  Bytes near_buffers() const override {
+    return buffer_ + Bytes(kFillRun << kPageShift);  // With the tender's.
+  }
   PoolHealth health() const noexcept override;
   std::string description() const override;
 
