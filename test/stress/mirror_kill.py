@@ -4,14 +4,16 @@
 
 usage: mirror_kill.py [options] ORACLE_STRESS SPIRITOS
 
-Three servers, two programs of four threads, every page on two servers. Again and again a
-random server is taken away, in one of the ways of --how:
+Three servers, two programs of four threads, every page on two servers, or on one with
+--copies 1. Again and again a random server is taken away, in one of the ways of --how:
 
   kill    killed, and started anew once both programs go on without it
   pause   stopped for 10 ms to 5 s
   cut     no packet passes, for 10 ms to 5 s; cut-to and cut-from: one direction only
   reset   every connection to it is reset
   drop    one packet in five of all servers is lost, for 10 ms to 5 s
+  drain   drained, and given back its memory once it has no slab left
+  drain-kill  drained, and a random server, perhaps the same, is killed meanwhile
 
 The next one goes when both programs have said that their pools are whole again. At the end
 every byte must match, and no fault may have taken longer than --stall allows. With
@@ -33,8 +35,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 READY_S = 60
+DRAINS = ("drain", "drain-kill")
 WHOLE_S = 60
 SUSPENDED = re.compile(
     r"memory server tcp://\S+:(\d+) is suspended.* (\d+) slabs go on .* (\d+) wait .* "
@@ -57,19 +61,33 @@ class Server:
 
     def start(self):
         command = [self.program, "memd", "--tcp", f"127.0.0.1:{self.port}", "--host", self.name,
-                   "--memory", self.memory, "--no-lock"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                   "--memory", self.memory, "--no-lock", "--metrics", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
         ready, _, _ = select.select([self.process.stdout], [], [], READY_S)
         line = self.process.stdout.readline() if ready else "nothing"
         if not line.startswith("ready"):
             self.end(signal.SIGKILL)
             raise RuntimeError(f"{' '.join(command)}: not ready, said: {line}")
+        self.metrics = re.search(r"http://\S+", line)[0]
 
     def end(self, number):
         self.process.send_signal(number)
         self.process.send_signal(signal.SIGCONT)
         self.process.wait()
         self.process.stdout.close()
+        self.process.stderr.close()
+
+    def rented(self):
+        with urllib.request.urlopen(self.metrics) as answer:
+            return int(re.search(rb"\nspiritos_memd_slabs_rented (\d+)", answer.read())[1])
+
+    def hear(self, text):
+        """Waits until it says so; the suite's timeout is the patience."""
+        for line in self.process.stderr:
+            if text in line:
+                return
+        raise RuntimeError(f"{self.name} has never said: {text}")
 
 
 class PacketFilter:
@@ -147,12 +165,38 @@ class Oracle:
         return "".join(self.said)
 
 
-def take_away(server, how, chance, oracles):
+def drain(server, how, chance, servers, oracles):
+    """Its slabs move to the others. With a kill meanwhile all pools are whole afterwards."""
+    server.process.send_signal(signal.SIGUSR1)
+    server.hear("asked back")
+    if how == "drain-kill":
+        threading.Event().wait(chance.uniform(0, 2))  # At any moment of it.
+        victim = chance.choice(servers)
+        victim.end(signal.SIGKILL)
+        for oracle in oracles:
+            oracle.wait_until(f"it goes on without {victim.name}",
+                              lambda o=oracle: victim.port in o.down)
+        victim.start()
+        if victim is server:
+            return
+    else:
+        server.hear("all slabs that were asked back have come back")
+        if server.rented() != 0:
+            raise RuntimeError(f"{server.name} is drained, and has slabs rented out")
+    server.process.send_signal(signal.SIGHUP)
+    server.hear("read again")
+
+
+def take_away(server, how, chance, servers, oracles):
     """One server goes and comes back. Whether writes were on their way to it."""
     while any(o.down or o.degraded for o in oracles):
         for oracle in oracles:
             oracle.wait_until("all servers are there and its pool is whole",
                               lambda o=oracle: not o.down and not o.degraded)
+    if how in DRAINS:
+        if server.rented() != 0:
+            drain(server, how, chance, servers, oracles)
+        return False
     before = [oracle.unacknowledged for oracle in oracles]
     away = chance.uniform(0.01, 5)
     if how == "kill":
@@ -207,8 +251,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("oracle")
     parser.add_argument("spiritos")
-    parser.add_argument("--how", choices=["kill", "pause", *PacketFilter.RULES], default="kill")
+    parser.add_argument("--how", choices=["kill", "pause", *DRAINS, *PacketFilter.RULES], default="kill")
     parser.add_argument("--times", type=int, default=500)
+    parser.add_argument("--copies", type=int, choices=[1, 2], default=2)
     parser.add_argument("--during-repair", action="store_true")
     parser.add_argument("--stall", type=float, default=0, help="ms a fault may take; 0 = any")
     parser.add_argument("--unacknowledged", type=float, default=0,
@@ -239,7 +284,8 @@ def main():
         return 0 if losses else 1
 
     servers = [Server(options.spiritos, f"host{i}", "1G") for i in range(3)]
-    oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers) for _ in range(2)]
+    oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers, options.copies)
+               for _ in range(2)]
     failure = None
     met_writes = 0
     begin = time.monotonic()
@@ -247,7 +293,7 @@ def main():
         for oracle in oracles:
             oracle.wait_until("it begins", lambda o=oracle: o.begun)
         for i in range(options.times):
-            met_writes += take_away(chance.choice(servers), options.how, chance, oracles)
+            met_writes += take_away(chance.choice(servers), options.how, chance, servers, oracles)
             if sys.stderr.isatty():
                 print(f"\r{i + 1}/{options.times}", end="", file=sys.stderr, flush=True)
     except RuntimeError as error:
