@@ -84,6 +84,12 @@ absl::Status ServerPool::Start() {
   }
   capacity_ =
       options_.capacity.raw() != 0 ? options_.capacity : Bytes(slabs / options_.copies * kSlabSize);
+  if (capacity_.raw() == 0) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{} has room for {} slabs of 64 MiB, too few for {} of each (another server "
+                    "in SPIRITOS_POOL, or more --memory there)",
+                    description(), slabs, options_.copies));
+  }
   keeper_ = std::thread(&ServerPool::Keep, this);
   return absl::OkStatus();
 }

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spaces over memory servers that forget, or whose memory rots.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 
+#include "libos/base/clock.h"
+#include "libos/remote/server_pool.h"
 #include "libos/space.h"
+#include "test/support/child.h"
 #include "test/support/lost_access.h"
 #include "test/support/rotting_server.h"
 #include "test/support/server_thread.h"
@@ -157,6 +166,83 @@ TEST_CASE("every access to a page that went with its only server fails", "[space
   }
   CHECK(failed == kPages);
   CHECK(space->GetStats().lost_slabs == 1);
+}
+
+template <typename Condition>
+void Await(const char* what, Condition condition) {
+  const uint64_t deadline = NowNs() + 20'000'000'000;
+  INFO("waiting until " << what);
+  while (!condition()) {
+    REQUIRE(NowNs() < deadline);
+    sched_yield();
+  }
+}
+
+TEST_CASE("a full server stops a program at its budget, until another gives slabs back",
+          "[space][uffd]") {
+  ServerThread server({.tcp_port = 0, .memory = Bytes(2 * kSlabSize), .lock_memory = false});
+  Options options = OverServers(server.tcp().ToString(), 1);
+  options.remote.tenant = "late";
+  const auto late = Space::Create(options).value();
+  const AddressRange promised = late->CreateRegion(64_MiB).value();
+  auto early = ServerPool::Create({.servers = {server.tcp()}, .tenant = "early"}).value();
+  for (int i = 0; i < 2; ++i) {
+    SlotId taken;
+    REQUIRE(early->PlaceSlab(&taken) == IoResult::kOk);
+  }
+  REQUIRE(server.server().store().free() == 0);
+
+  // Nobody new is promised anything.
+  options.remote.tenant = "third";
+  const auto third = Space::Create(options);
+  CHECK(absl::IsResourceExhausted(third.status()));
+  CHECK(third.status().message().find("has room for 0 slabs") != std::string::npos);
+  CHECK(absl::IsResourceExhausted(late->CreateRegion(128_MiB).status()));
+
+  const auto word = [&](uint64_t page) -> volatile uint64_t& {
+    return *reinterpret_cast<volatile uint64_t*>(promised.begin + page * kPageSize);
+  };
+  std::atomic<uint64_t> stored{0};
+  std::thread program([&] {
+    for (uint64_t page = 0; page < kPages; ++page) {
+      word(page) = page + 1;
+      stored.store(page + 1);
+    }
+  });
+  Await("the program has no frame left, and nothing can leave", [&] {
+    const Stats stats = late->GetStats();
+    return stats.free_frames.raw() == 0 && stats[Metric::kWriteErrors] > 100;
+  });
+  const uint64_t reached = stored.load();
+  CHECK(reached < kPages);
+  CHECK(reached > kPages / 4);  // Some three quarters of its 2048 frames.
+  uint64_t wrong = 0;
+  for (uint64_t page = 0; page < reached; ++page) wrong += word(page) == page + 1 ? 0 : 1;
+  CHECK(wrong == 0);  // All of it is here.
+
+  early->ReleaseSlab(SlotId(0));
+  program.join();
+  for (uint64_t page = 0; page < kPages; ++page) wrong += word(page) == page + 1 ? 0 : 1;
+  CHECK(wrong == 0);
+  CHECK(late->GetStats()[Metric::kLostPages] == 0);
+}
+
+TEST_CASE("a server that stays full stops the process by name after 30 s", "[.long][space][uffd]") {
+  const ChildEnd end = RunInChild([] {
+    ServerThread server({.tcp_port = 0, .memory = Bytes(kSlabSize), .lock_memory = false});
+    Options options = OverServers(server.tcp().ToString(), 1);
+    options.remote.pool_size = 128_MiB;  // More than there is.
+    const auto space = Space::Create(options).value();
+    const AddressRange region = space->CreateRegion(128_MiB).value();
+    for (uint64_t page = 0; page < 2 * kSlabPages; ++page) {
+      region.begin[page * kPageSize] = std::byte{1};
+    }
+    return 0;
+  });
+  INFO(end.text);
+  CHECK(end.signal == SIGABRT);
+  CHECK(end.text.find("no page could be evicted for 30 s") != std::string::npos);
+  CHECK(end.text.find("SPIRITOS_POOL_SIZE") != std::string::npos);
 }
 
 }  // namespace spiritos

@@ -284,7 +284,8 @@ def main():
         return 0 if losses else 1
 
     servers = [Server(options.spiritos, f"host{i}", "1G") for i in range(3)]
-    oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers, options.copies)
+    oracles = [Oracle(options.oracle, chance.randrange(1, 2**31), servers,
+                      f"mirror={options.copies}" if options.copies > 1 else "none")
                for _ in range(2)]
     failure = None
     met_writes = 0

@@ -48,6 +48,7 @@ class Proxy {
   }
   ~Proxy() {
     stopping_.store(true);
+    Hold(false);
     shutdown(listener_.get(), SHUT_RDWR);  // Wakes it.
     thread_.join();
   }
@@ -61,6 +62,11 @@ class Proxy {
   void FlipNext() { flip_.store(true); }
   // The next bytes pass by half, and their connection ends.
   void CutNext() { cut_.store(true); }
+  // From now on nothing passes, and no connection ends for it; or what has waited does.
+  void Hold(bool hold) {
+    held_.store(hold);
+    held_.notify_one();
+  }
   // What was asked for has been done.
   bool done() const { return !flip_.load() && !cut_.load(); }
   // Whether the stream's connection has been ended, by either side.
@@ -78,12 +84,13 @@ class Proxy {
 
   void Run() {
     while (!stopping_.load()) {
+      held_.wait(true);
       std::vector<pollfd> waits{{listener_.get(), POLLIN, 0}};
       for (const Pair& pair : pairs_) {
         waits.push_back({pair.client.get(), POLLIN, 0});
         waits.push_back({pair.server.get(), POLLIN, 0});
       }
-      if (poll(waits.data(), waits.size(), -1) <= 0) continue;
+      if (poll(waits.data(), waits.size(), -1) <= 0 || held_.load()) continue;
       size_t i = 1;
       pairs_.remove_if([&](const Pair& pair) {
         const bool from_client = waits[i++].revents != 0;
@@ -135,6 +142,7 @@ class Proxy {
   std::set<uint64_t> ended_;  // The pairs' numbers.
   std::atomic<bool> flip_{false};
   std::atomic<bool> cut_{false};
+  std::atomic<bool> held_{false};
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

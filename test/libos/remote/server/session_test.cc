@@ -11,6 +11,8 @@
 #include <random>
 #include <vector>
 
+#include "libos/remote/server/reclaim.h"
+
 namespace spiritos {
 namespace {
 
@@ -515,6 +517,72 @@ TEST_CASE("access to the slabs of a client whose lease is over ends with them",
   CHECK(exposer.alive == 1);
   CHECK(books.tenancy.Expire(2000) == 1);
   CHECK(exposer.alive == 0);
+}
+
+TEST_CASE("slabs are asked back from clients that can move them, each for its share",
+          "[remote][server]") {
+  Books books(7);
+  CountingExposer exposer;
+  books.tenancy.set_exposer(&exposer);
+  Peer large(books, books.Enter(1));
+  Peer small(books, books.Enter(2, "u"));
+  Peer fixed(books, books.Enter(3));
+  uint64_t slab = 0;
+  for (int i = 0; i < 3; ++i) slab = large.Ask(Request(WireOp::kPlace, 0)).slab;
+  REQUIRE(small.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kOk);
+  FrameHeader exposed = Request(WireOp::kPlace, 0);
+  exposed.flags = WireFlags::kExpose;
+  REQUIRE(fixed.Ask(exposed).status == WireStatus::kOk);
+  const auto asked = [](Peer& peer) { return peer.Ask(Request(WireOp::kPing, 0)).first; };
+
+  CHECK(asked(large) == 0);
+  for (uint32_t excess = 1; excess <= 7; ++excess) {
+    books.tenancy.AskBack(excess);
+    CHECK(asked(large) + asked(small) == std::min(excess, 4u));
+    CHECK(asked(fixed) == 0);
+  }
+  CHECK(books.tenancy.AskBack(5) == 1);  // Which has to stay.
+  CHECK(asked(large) == 3);
+  CHECK(asked(small) == 1);
+  CHECK(large.Ask(Request(WireOp::kRelease, slab)).status == WireStatus::kOk);
+  CHECK(asked(large) == 2);
+  CHECK(books.counters.Get(ServerCounter::kSlabsReclaimed) == 1);
+  books.tenancy.AskBack(0);
+  CHECK(asked(large) + asked(small) == 0);
+}
+
+TEST_CASE("less memory is to be had at once, and more when it has been cleared",
+          "[remote][server]") {
+  Books books(4);
+  Peer peer(books, books.Enter(1));
+  REQUIRE(peer.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kOk);
+  REQUIRE(peer.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kOk);
+  books.store.SetLimit(1);
+  CHECK(books.store.excess() == 1);
+  CHECK(peer.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kNoSpace);  // Though ready.
+  REQUIRE(books.store.Refill().ok());
+  CHECK(books.store.ready() == 0);
+  CHECK(books.store.rented() == 2);
+  books.store.SetLimit(3);
+  const FrameHeader soon = peer.Ask(Request(WireOp::kPlace, 0));
+  CHECK(soon.status == WireStatus::kNoSpace);
+  CHECK(soon.argument == 1);
+  REQUIRE(books.store.Refill().ok());
+  CHECK(peer.Ask(Request(WireOp::kPlace, 0)).status == WireStatus::kOk);
+}
+
+TEST_CASE("slabs that nobody gives back are noticed once, until one comes", "[remote][server]") {
+  Reclaim reclaim;
+  constexpr uint64_t kWhile = Reclaim::kStuckNs;
+  CHECK_FALSE(reclaim.Look(0, 0, kWhile));
+  CHECK_FALSE(reclaim.Look(3, 1, 10 * kWhile));
+  CHECK_FALSE(reclaim.Look(3, 1, 11 * kWhile - 1));
+  CHECK(reclaim.Look(3, 1, 11 * kWhile));
+  CHECK_FALSE(reclaim.Look(3, 1, 99 * kWhile));
+  CHECK_FALSE(reclaim.Look(2, 1, 100 * kWhile));
+  CHECK(reclaim.Look(2, 1, 101 * kWhile));
+  CHECK_FALSE(reclaim.Look(0, 0, 102 * kWhile));
+  CHECK_FALSE(reclaim.Look(2, 0, 103 * kWhile));
 }
 
 }  // namespace
