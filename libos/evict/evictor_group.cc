@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
@@ -25,9 +26,11 @@ constexpr uint64_t kStallsToPassive = 8;
 // A stalled fault looks for itself after this long, whatever was decided.
 constexpr uint64_t kPatienceNs = 4 * kMs;
 // With no frame freed by anybody for this long the space is stuck: every page is
-// pinned or cannot be written. Counted in rounds of patience, as a process that is
-// stopped for a while must not wake up to find itself stuck.
+// pinned or cannot be written. A round of waiting and sweeping counts for no more than
+// kMaxRoundNs, as a process that is stopped for a while must not wake up to find itself
+// stuck.
 constexpr uint64_t kStuckNs = 30'000 * kMs;
+constexpr uint64_t kMaxRoundNs = 100 * kMs;
 
 void UpdateAverage(std::atomic<uint64_t>& average, uint64_t sample) {
   const uint64_t old = average.load(std::memory_order_relaxed);
@@ -160,16 +163,18 @@ void EvictorGroup::TakeFrameSlow() noexcept {
   if (!got) {
     const uint64_t ticket = context_.frames.Enqueue();
     uint64_t freed_before = context_.frames.handed_out();
-    uint64_t fruitless_rounds = 0;
+    uint64_t round_ns = NowNs();
+    uint64_t fruitless_ns = 0;
     while (!context_.frames.Wait(ticket, kPatienceNs)) {
       cache_.Flush();
       SweepInline();
-      ++fruitless_rounds;
+      const uint64_t now = NowNs();
+      fruitless_ns += std::min(now - std::exchange(round_ns, now), kMaxRoundNs);
       if (context_.frames.handed_out() != freed_before) {
         freed_before = context_.frames.handed_out();
-        fruitless_rounds = 0;
+        fruitless_ns = 0;
       }
-      SPIRITOS_CHECK(fruitless_rounds < kStuckNs / kPatienceNs,
+      SPIRITOS_CHECK(fruitless_ns < kStuckNs,
                      "no page could be evicted for 30 s: budget {} pages, {} pages failed to be "
                      "written to the pool; free space in the pool, raise SPIRITOS_POOL_SIZE, or "
                      "raise SPIRITOS_BUDGET above what is pinned",

@@ -240,7 +240,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   };
   // The keeper's.
   std::vector<Tending> tending_;
-  std::vector<Grave> buried_;  // Not in the map any more, still to be released.
+  uint64_t full_until_ns_ = 0;  // The servers have said so, and are not asked again at once.
+  std::vector<Grave> buried_;   // Not in the map any more, still to be released.
   Mending mending_;
   SlabCopier copier_;
   std::atomic<uint64_t> degraded_slabs_{0};

@@ -321,7 +321,9 @@ void ServerPool::ReleaseBuried(uint16_t server) {
     FrameHeader question;
     question.op = WireOp::kRelease;
     question.slab = grave.slab;
-    return link.Ask(question, NowNs() + kAnswerNs).ok();  // If not, when it is connected.
+    if (!link.Ask(question, NowNs() + kAnswerNs).ok()) return false;  // When it is connected.
+    full_until_ns_ = 0;
+    return true;
   });
 }
 
@@ -412,6 +414,7 @@ std::optional<SlabCopy> ServerPool::PlaceOn(const std::vector<uint16_t>& servers
 }
 
 SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
+  if (NowNs() < full_until_ns_) return SlabDesk::Stage::kRefused;
   SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
   bool soon = false;
   while (LiveCopies(copies) < options_.copies) {
@@ -426,7 +429,10 @@ SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
   const bool all_up = std::all_of(links_.begin(), links_.end(), [](const auto& link) {
     return link->state() == ServerLink::State::kUp;
   });
-  if (all_up && !soon) return SlabDesk::Stage::kRefused;
+  if (all_up && !soon) {
+    full_until_ns_ = NowNs() + kSoonNs;
+    return SlabDesk::Stage::kRefused;
+  }
   if (LiveCopies(copies) == 0 || all_up) return SlabDesk::Stage::kWanted;
   mending_.stale = true;
   return SlabDesk::Stage::kPlaced;
