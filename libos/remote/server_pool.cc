@@ -111,6 +111,8 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
       if (copies[copy].state != SlabCopy::State::kNone) targets |= 1u << copy;
     }
   } else {
+    // One may have answered, and nobody has looked.
+    if (SlowCopies(copies) != 0) Poll(Lane::kDemand);
     int copy = LiveCopy(copies, index, request.avoid | SlowCopies(copies));
     if (copy < 0) copy = LiveCopy(copies, index, request.avoid);
     if (copy < 0) copy = LiveCopy(copies, index, 0);
@@ -311,8 +313,11 @@ void ServerPool::Wait(IoRequest& request) noexcept {
     LaunchDeferred(lane);
     const uint64_t now = NowNs();
     if (now >= hedge_at) {
+      Poll(lane);
       second = Hedge(request);
-      hedge_at = UINT64_MAX;
+      // The other server may be slow at the moment, too.
+      hedge_at =
+          second != nullptr ? UINT64_MAX : now + 4 * late_ns_.load(std::memory_order_relaxed);
     }
     if (second != nullptr) {
       Poll(lane);

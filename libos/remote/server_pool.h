@@ -204,7 +204,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   Mapping bounce_memory_;  // kBounces times a message's pages.
   std::atomic<uint32_t> free_bounces_{(1u << kBounces) - 1};
   Mapping hedge_memory_;  // kHedges pages, and one for what nobody wants any more.
-  std::atomic<uint64_t> late_ns_{10'000'000};  // When a demand read is.
+  std::atomic<uint64_t> late_ns_{10'000'000};   // When a demand read is late;
+  std::atomic<uint64_t> median_ns_{1'000'000};  // what half of them take.
   std::atomic<uint64_t> hedged_reads_{0};
   std::atomic<uint64_t> hedges_won_{0};
   SpinLock messages_lock_{LockRank::kMessages};

@@ -24,18 +24,24 @@ namespace {
 
 constexpr uint64_t kUs = 1'000;
 constexpr uint64_t kLeastLateNs = 50 * kUs;
+constexpr uint64_t kMostMedians = 32;
 // Silences of so many q make a server the second choice.
 constexpr uint64_t kSlowFactor = 4;
 
 }  // namespace
 
-// Robbins and Monro, "A stochastic approximation method" (1951), in steps of 1/16: the
-// estimate rests where 99 reads in its favour weigh as much as one against it. Two
-// threads at once may lose one of their steps.
+// Robbins and Monro, "A stochastic approximation method" (1951): an estimate rests where
+// those in its favour weigh as much as those against it. Two threads at once may lose one
+// of their steps. Reads that are hedged are late, too: what a server that stalls does to
+// the quantile is bounded by the median.
 void ServerPool::NoteReadNs(uint64_t ns) noexcept {
+  uint64_t median_ns = median_ns_.load(std::memory_order_relaxed);
+  median_ns =
+      std::max(kUs, ns > median_ns ? median_ns + median_ns / 64 : median_ns - median_ns / 64);
+  median_ns_.store(median_ns, std::memory_order_relaxed);
   uint64_t late_ns = late_ns_.load(std::memory_order_relaxed);
   late_ns = ns > late_ns ? late_ns + 99 * late_ns / 1600 : late_ns - late_ns / 1600;
-  const uint64_t most_ns = options_.dead_ms * 1'000'000 / 4;
+  const uint64_t most_ns = std::min(options_.dead_ms * 1'000'000 / 4, kMostMedians * median_ns);
   late_ns_.store(std::clamp(late_ns, std::min(kLeastLateNs, most_ns), most_ns),
                  std::memory_order_relaxed);
 }

@@ -50,31 +50,32 @@ void FlipAndRead(uint64_t flips) {
   const auto word = [&](uint64_t page, uint64_t i) -> volatile uint64_t& {
     return reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize)[i];
   };
+  const auto holds = [&](uint64_t page, uint64_t value) {
+    uint64_t other = 0;
+    for (uint64_t i = 0; i < kPageSize / 8; ++i) other |= word(page, i) ^ (page ^ (value << 32));
+    return other == 0;
+  };
   uint64_t value = 0;
   uint64_t noticed = 0;
   uint64_t wrong = 0;
   for (uint64_t round = 0; noticed < flips; ++round) {
     ++value;
     for (uint64_t page = 0; page < kPages; ++page) {
-      word(page, 0) = page ^ (value << 32);
-      word(page, 511) = value;
+      for (uint64_t i = 0; i < kPageSize / 8; ++i) word(page, i) = page ^ (value << 32);
     }
     REQUIRE(space->Evict(region).ok());
-    // One of the two is read first.
+    // One of the two is read first, and the other one where that is late.
     std::byte* const slab = round % 2 == 0 ? one.slab : two.slab;
     for (uint64_t page = 0; page < kPages; ++page) {
       slab[page * kPageSize + random() % kPageSize] ^= std::byte(1 << random() % 8);
     }
     const Stats before = space->GetStats();
-    for (uint64_t page = 0; page < kPages; ++page) {
-      wrong += word(page, 0) == (page ^ (value << 32)) && word(page, 511) == value ? 0 : 1;
-    }
+    for (uint64_t page = 0; page < kPages; ++page) wrong += holds(page, value) ? 0 : 1;
     const Stats after = space->GetStats();
     const uint64_t found = after[Metric::kCorruptPages] - before[Metric::kCorruptPages];
-    CHECK((found == 0 || found == kPages));
     CHECK(after[Metric::kRewrittenPages] - before[Metric::kRewrittenPages] == found);
     noticed += found;
-    REQUIRE(round < 2 * (flips / kPages + 1));
+    REQUIRE(round < 3 * (flips / kPages + 1));
   }
   CHECK(wrong == 0);
 }

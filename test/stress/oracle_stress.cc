@@ -574,9 +574,9 @@ int Main(int argc, char** argv) {
                stats[Metric::kCorruptPages]);
     return 1;
   }
-  const bool far_pool =
-      settings.unruly || !settings.file_pool.empty() || options->remote.emulated_latency_ns != 0 ||
-      options->remote.encrypt != Encryption::kNone;
+  const bool far_pool = settings.unruly || !settings.file_pool.empty() ||
+                        options->remote.emulated_latency_ns != 0 ||
+                        options->remote.encrypt != Encryption::kNone;
   if (!ReportArrows(settings.min_arrows, far_pool, settings.mischief)) {
     fmt::print("an arrow was taken fewer than {} times\n", settings.min_arrows);
     return 1;

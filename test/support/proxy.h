@@ -14,6 +14,7 @@
 #include <list>
 #include <mutex>
 #include <set>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -62,13 +63,15 @@ class Proxy {
   void FlipNext() { flip_.store(true); }
   // The next bytes pass by half, and their connection ends.
   void CutNext() { cut_.store(true); }
+  // Of the next page that a server sends, half passes; what follows is held.
+  void HalveNextPage() { gate_.store(Gate::kHalve); }
   // From now on nothing passes, and no connection ends for it; or what has waited does.
   void Hold(bool hold) {
-    held_.store(hold);
-    held_.notify_one();
+    gate_.store(hold ? Gate::kShut : Gate::kOpen);
+    gate_.notify_one();
   }
   // What was asked for has been done.
-  bool done() const { return !flip_.load() && !cut_.load(); }
+  bool done() const { return !flip_.load() && !cut_.load() && gate_.load() != Gate::kHalve; }
   // Whether the stream's connection has been ended, by either side.
   bool HasEnded(Stream stream) const {
     const std::lock_guard<std::mutex> guard(mutex_);
@@ -76,6 +79,7 @@ class Proxy {
   }
 
  private:
+  enum class Gate { kOpen, kHalve, kShut };
   struct Pair {
     UniqueFd client;
     UniqueFd server;
@@ -84,13 +88,13 @@ class Proxy {
 
   void Run() {
     while (!stopping_.load()) {
-      held_.wait(true);
+      gate_.wait(Gate::kShut);
       std::vector<pollfd> waits{{listener_.get(), POLLIN, 0}};
       for (const Pair& pair : pairs_) {
         waits.push_back({pair.client.get(), POLLIN, 0});
         waits.push_back({pair.server.get(), POLLIN, 0});
       }
-      if (poll(waits.data(), waits.size(), -1) <= 0 || held_.load()) continue;
+      if (poll(waits.data(), waits.size(), -1) <= 0 || gate_.load() == Gate::kShut) continue;
       size_t i = 1;
       pairs_.remove_if([&](const Pair& pair) {
         const bool from_client = waits[i++].revents != 0;
@@ -120,16 +124,28 @@ class Proxy {
     if (cut) bytes.resize(bytes.size() / 2);
     if (flip_.exchange(false)) bytes[bytes.size() / 2] ^= std::byte{0x10};
     if (meddle_) meddle_(stream, &bytes);
-    for (size_t sent = 0; sent < bytes.size();) {
-      const ssize_t n = send(to.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+    std::span<const std::byte> rest(bytes);
+    Gate halve = Gate::kHalve;
+    if (!stream.from_client && bytes.size() >= 4096 &&
+        gate_.compare_exchange_strong(halve, Gate::kShut)) {
+      const size_t half = bytes.size() / 2;
+      if (!Send(rest.first(half), to)) return false;
+      rest = rest.subspan(half);
+      gate_.wait(Gate::kShut);
+    }
+    return Send(rest, to) && !cut;
+  }
+  static bool Send(std::span<const std::byte> bytes, const UniqueFd& to) {
+    while (!bytes.empty()) {
+      const ssize_t n = send(to.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
       if (n < 0 && errno != EAGAIN) return false;
       if (n < 0) {
         pollfd wait{to.get(), POLLOUT, 0};
         poll(&wait, 1, 1000);
       }
-      sent += n > 0 ? static_cast<size_t>(n) : 0;
+      bytes = bytes.subspan(n > 0 ? static_cast<size_t>(n) : 0);
     }
-    return !cut;
+    return true;
   }
 
   const ServerAddress target_;
@@ -142,7 +158,7 @@ class Proxy {
   std::set<uint64_t> ended_;  // The pairs' numbers.
   std::atomic<bool> flip_{false};
   std::atomic<bool> cut_{false};
-  std::atomic<bool> held_{false};
+  std::atomic<Gate> gate_{Gate::kOpen};
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

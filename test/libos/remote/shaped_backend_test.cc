@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How near the emulated distance comes to what was asked for.
+// The emulated distance keeps what was asked for; how near it comes is a benchmark's matter.
 #include "libos/remote/shaped_backend.h"
 
 #include <algorithm>
-#include <fstream>
-#include <functional>
 #include <vector>
 
 #include "libos/base/clock.h"
@@ -13,10 +11,6 @@
 
 namespace spiritos {
 namespace {
-
-// Sanitizers and emulated CPUs cannot keep microseconds: there only that nothing
-// is seen too early is checked.
-bool KeepsTime() { return !kUnderTsan && !kUnderAsan && !UnderEmulation(); }
 
 std::unique_ptr<ShapedBackend> Shape(std::unique_ptr<RemoteBackend> inner,
                                      ShapedBackend::Distance distance) {
@@ -31,52 +25,29 @@ std::unique_ptr<ShapedBackend> ShapedEmbedded(ShapedBackend::Distance distance) 
   return Shape(*std::move(inner), distance);
 }
 
-// The median of `waits` reads of a page, in nanoseconds; `earliest` is the least.
-uint64_t MedianLatency(RemoteBackend& pool, SlotId slab, uint32_t waits, uint64_t* earliest) {
-  const Pages page(1);
-  std::vector<uint64_t> times;
-  for (uint32_t i = 0; i < waits; ++i) {
-    const uint64_t begin = NowNs();
-    Run(pool, IoOp::kRead, Lane::kDemand, slab, 1, page[0]);
-    times.push_back(NowNs() - begin);
+// What a request is due after: when it was asked for, by this thread's clock, and when the
+// link was free.
+struct Asked {
+  uint64_t begin_ns;
+  uint64_t end_ns;
+
+  // Of one that has the link for `ns` from when it is free.
+  bool IsDue(uint64_t due_ns, uint64_t free_ns, uint64_t ns, uint64_t latency_ns) const {
+    return due_ns >= std::max(begin_ns, free_ns) + ns + latency_ns &&
+           due_ns <= std::max(end_ns, free_ns) + ns + latency_ns;
   }
-  std::sort(times.begin(), times.end());
-  *earliest = std::min(*earliest, times.front());
-  return times[times.size() / 2];
+};
+
+Asked SubmitAsking(RemoteBackend& pool, IoRequest& request) {
+  const uint64_t begin_ns = NowNs();
+  SubmitWhenFree(pool, request);
+  return {begin_ns, NowNs()};
 }
 
-// Nanoseconds that this thread was ready to run and had no CPU.
-uint64_t DelayedNs() {
-  uint64_t ran = 0;
-  uint64_t delayed = 0;
-  std::ifstream("/proc/thread-self/schedstat") >> ran >> delayed;
-  return delayed;
-}
-
-// Whether `measure()` comes within 5 % of `asked`. A try in which the thread was
-// kept from running for 2 % of the time says nothing.
-bool ComesNear(double asked, const std::function<double()>& measure) {
-  double nearest = 0;
-  int conclusive = 0;
-  for (int attempt = 0; attempt < 12 && conclusive < 4; ++attempt) {
-    const uint64_t begin = NowNs();
-    const uint64_t delayed = DelayedNs();
-    const double reached = measure();
-    if ((DelayedNs() - delayed) * 50 < NowNs() - begin) ++conclusive;
-    if (std::abs(reached - asked) < std::abs(nearest - asked)) nearest = reached;
-    if (std::abs(nearest - asked) <= 0.05 * asked) return true;
-  }
-  WARN((conclusive == 0 ? "skipped: this machine is too busy: " : "")
-       << "asked " << asked << ", came no nearer than " << nearest);
-  return conclusive == 0;
-}
-
-TEST_CASE("the latency reached is what was asked for, within 5 %", "[remote]") {
-  const uint64_t asked_us = GENERATE(5, 20, 100, 1000);
+TEST_CASE("requests are due when the latency is over, and are seen then", "[remote]") {
+  const uint64_t latency_ns = GENERATE(5'000u, 20'000u, 100'000u, 1'000'000u);
   const bool in_file = GENERATE(false, true);
-  // A disk is not nearer than it is.
-  if (in_file && asked_us < 1000) return;
-  INFO(asked_us << " us" << (in_file ? ", file" : ""));
+  INFO(latency_ns << " ns" << (in_file ? ", file" : ""));
   TempDir dir;
   std::unique_ptr<RemoteBackend> inner;
   if (in_file) {
@@ -88,53 +59,55 @@ TEST_CASE("the latency reached is what was asked for, within 5 %", "[remote]") {
     REQUIRE(embedded.ok());
     inner = *std::move(embedded);
   }
-  const auto pool = Shape(std::move(inner), {.latency_ns = asked_us * 1000});
+  const auto pool = Shape(std::move(inner), {.latency_ns = latency_ns});
   SlotId slab;
   REQUIRE(pool->PlaceSlab(&slab) == IoResult::kOk);
-  const auto waits = static_cast<uint32_t>(std::clamp<uint64_t>(50'000 / asked_us, 100, 2000));
-  uint64_t earliest = UINT64_MAX;
-  const bool near = ComesNear(static_cast<double>(asked_us * 1000), [&] {
-    return static_cast<double>(MedianLatency(*pool, slab, waits, &earliest));
-  });
-  CHECK(earliest >= asked_us * 1000);
-  if (KeepsTime()) CHECK(near);
+  const Pages page(1);
+  uint64_t early = 0;
+  uint64_t off = 0;
+  for (int i = 0; i < 200; ++i) {
+    IoRequest request;
+    Prepare(request, IoOp::kRead, Lane::kDemand, slab, 1, page[0]);
+    const Asked asked = SubmitAsking(*pool, request);
+    off += asked.IsDue(request.due_ns, 0, 0, latency_ns) ? 0 : 1;
+    pool->Wait(request);
+    early += NowNs() < request.due_ns ? 1 : 0;
+  }
+  CHECK(off == 0);
+  CHECK(early == 0);
   // What it says of itself is what was seen from outside, less a call or two.
   CHECK(pool->ReachedLatency().count() != 0);
-  CHECK(pool->ReachedLatency().Quantile(0.5) >= asked_us * 970);  // Half a bucket below.
+  CHECK(pool->ReachedLatency().Quantile(0.5) * 100 >= latency_ns * 97);  // Half a bucket below.
   INFO(pool->ToText());
   CHECK(pool->ToText().find("emulated") != std::string::npos);
 }
 
-TEST_CASE("the bandwidth reached is the cap, within 5 %", "[remote]") {
+TEST_CASE("requests are due one after the other, as fast as the cap lets them", "[remote]") {
   constexpr uint32_t kDepth = 64;
+  constexpr uint32_t kRounds = 1000;
   constexpr uint32_t kRun = 16;
+  constexpr uint64_t kLatencyNs = 10'000;
   const uint64_t cap = GENERATE(100'000'000u, 1'000'000'000u);
   const Lane lane = GENERATE(Lane::kDemand, Lane::kWriteBack);
-  const auto pool = ShapedEmbedded({.latency_ns = 10'000, .bytes_per_second = cap});
+  const auto pool = ShapedEmbedded({.latency_ns = kLatencyNs, .bytes_per_second = cap});
   SlotId slab;
   REQUIRE(pool->PlaceSlab(&slab) == IoResult::kOk);
   const Pages pages(kDepth * kRun);
-  double fastest = 0;
-  const bool near = ComesNear(static_cast<double>(cap), [&] {
-    std::array<IoRequest, kDepth> requests;
-    const auto bytes = static_cast<double>(cap) / 10;  // A tenth of a second's worth.
-    const auto rounds = static_cast<uint32_t>(bytes / (kRun * kPageSize));
-    const uint64_t begin = NowNs();
-    for (uint32_t i = 0; i < rounds + kDepth; ++i) {
-      IoRequest& request = requests[i % kDepth];
-      if (i >= kDepth) pool->Wait(request);
-      if (i >= rounds) continue;
-      Prepare(request, i % 2 == 0 ? IoOp::kRead : IoOp::kWrite, lane,
-              slab + PageCount(int64_t{kRun} * (i % 64)), kRun, pages[kRun * (i % kDepth)]);
-      SubmitWhenFree(*pool, request);
-    }
-    const double reached =
-        rounds * static_cast<double>(kRun * kPageSize) * 1e9 / static_cast<double>(NowNs() - begin);
-    fastest = std::max(fastest, reached);
-    return reached;
-  });
-  CHECK(fastest <= 1.001 * static_cast<double>(cap));
-  if (KeepsTime()) CHECK(near);
+  std::array<IoRequest, kDepth> requests;
+  const uint64_t ns = kRun * kPageSize * 1'000'000'000 / cap;
+  uint64_t free_ns = 0;
+  uint64_t off = 0;
+  for (uint32_t i = 0; i < kRounds + kDepth; ++i) {
+    IoRequest& request = requests[i % kDepth];
+    if (i >= kDepth) pool->Wait(request);
+    if (i >= kRounds) continue;
+    Prepare(request, i % 2 == 0 ? IoOp::kRead : IoOp::kWrite, lane,
+            slab + PageCount(int64_t{kRun} * (i % 64)), kRun, pages[kRun * (i % kDepth)]);
+    const Asked asked = SubmitAsking(*pool, request);
+    off += asked.IsDue(request.due_ns, free_ns, ns, kLatencyNs) ? 0 : 1;
+    free_ns = request.due_ns - kLatencyNs;
+  }
+  CHECK(off == 0);
 }
 
 TEST_CASE("a demand read does not queue behind write-backs", "[remote]") {
