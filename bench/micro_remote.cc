@@ -223,6 +223,7 @@ struct Pool {
     buffer = Pages(kBufferPages);
     versions.assign(kMessagePages, 1);
   }
+  ~Pool() { pool->ReleaseSlab(slab); }
   void Submit(IoRequest& request, IoOp op, Lane lane, uint64_t page, uint32_t pages,
               std::byte* memory) {
     request.op = op;
