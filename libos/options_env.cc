@@ -130,6 +130,7 @@ constexpr Choice<FaultMode> kFaultModes[] = {
     {"auto", FaultMode::kAuto}, {"sigbus", FaultMode::kSigbus}, {"thread", FaultMode::kThread}};
 constexpr Choice<Encryption> kEncryptions[] = {{"none", Encryption::kNone},
                                                {"aes256gcm", Encryption::kAes256Gcm}};
+constexpr Choice<Verify> kVerifies[] = {{"mapped", Verify::kMapped}, {"copied", Verify::kCopied}};
 constexpr Choice<EvictOptions::Assist> kAssists[] = {{"measured", EvictOptions::Assist::kMeasured},
                                                      {"always", EvictOptions::Assist::kAlways},
                                                      {"never", EvictOptions::Assist::kNever}};
@@ -203,6 +204,10 @@ constexpr Row kRows[] = {
     {"SPIRITOS_ENCRYPT",
      [](std::string_view value, Options* options) {
        return SetChoice(value, kEncryptions, &options->remote.encrypt);
+     }},
+    {"SPIRITOS_VERIFY",
+     [](std::string_view value, Options* options) {
+       return SetChoice(value, kVerifies, &options->remote.verify);
      }},
     {"SPIRITOS_DURABILITY",
      [](std::string_view value, Options* options) {

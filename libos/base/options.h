@@ -72,6 +72,7 @@ struct TlsOptions {
 };
 
 enum class Encryption : uint8_t { kNone, kAes256Gcm };
+enum class Verify : uint8_t { kMapped, kCopied };
 
 struct RemoteOptions {
   // Where evicted pages go: `embedded:` (memory of this process), `file:///path`
@@ -85,6 +86,10 @@ struct RemoteOptions {
   TlsOptions tls;
   // Pages are encrypted before they leave, under a key that only this process has.
   Encryption encrypt = Encryption::kNone;  // SPIRITOS_ENCRYPT = none, aes256gcm
+  // Pages of a shm:// server are checked where it has them mapped, too, and could change
+  // them before they are copied; or in a copy, which costs the copying. Those of all other
+  // pools are checked where no server can reach them.
+  Verify verify = Verify::kMapped;  // SPIRITOS_VERIFY = mapped, copied
   // Servers that hold each page: 1 = the loss of one loses its pages.
   uint32_t copies = 1;  // SPIRITOS_DURABILITY = none, mirror=2, mirror=3
   // A local file behind the servers that every page goes to as well; empty = none. The

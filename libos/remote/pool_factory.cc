@@ -110,7 +110,7 @@ absl::StatusOr<std::unique_ptr<RemoteBackend>> MakeInnermost(const RemoteOptions
     SPIRITOS_ASSIGN_OR_RETURN(ServerAddress address, ServerAddress::Parse(pool));
     return ShmBackend::Create(std::move(address),
                               options.tenant.empty() ? kDefaultTenant : options.tenant,
-                              options.pool_size);
+                              options.pool_size, options.verify);
   }
   return InvalidArgument(
       "pool \"{}\" is none of embedded:, file:///path, shm:///socket, tcp://host:port, "

@@ -30,12 +30,14 @@ constexpr uint64_t kMaxBackOffNs = 500 * kMs;
 
 }  // namespace
 
-ShmBackend::ShmBackend(ServerAddress address, std::string tenant)
-    : address_(std::move(address)), tenant_(std::move(tenant)) {}
+ShmBackend::ShmBackend(ServerAddress address, std::string tenant, Verify verify)
+    : address_(std::move(address)), tenant_(std::move(tenant)), verify_(verify) {}
 
 absl::StatusOr<std::unique_ptr<ShmBackend>> ShmBackend::Create(ServerAddress address,
-                                                               std::string tenant, Bytes capacity) {
-  std::unique_ptr<ShmBackend> backend(new ShmBackend(std::move(address), std::move(tenant)));
+                                                               std::string tenant, Bytes capacity,
+                                                               Verify verify) {
+  std::unique_ptr<ShmBackend> backend(
+      new ShmBackend(std::move(address), std::move(tenant), verify));
   SPIRITOS_RETURN_IF_ERROR(backend->Start(capacity));
   return backend;
 }
@@ -85,8 +87,8 @@ IoResult ShmBackend::Submit(IoRequest& request) noexcept {
   const bool reads = request.op == IoOp::kRead;
   const int error = reads ? SPIRITOS_FAILPOINT(kBackendRead) : SPIRITOS_FAILPOINT(kBackendWrite);
   const size_t bytes = size_t{request.pages} << kPageShift;
-  if (error == 0 && reads) std::memcpy(request.memory, Direct(request.first), bytes);
-  if (error == 0 && !reads) CopyWhileStored(Direct(request.first), request.memory, bytes);
+  if (error == 0 && reads) std::memcpy(request.memory, At(request.first), bytes);
+  if (error == 0 && !reads) CopyWhileStored(At(request.first), request.memory, bytes);
   request.Finish(error);
   return IoResult::kOk;
 }

@@ -25,16 +25,18 @@ namespace spiritos {
 
 class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
  public:
-  // `capacity` in bytes; 0 = what the server has.
+  // `capacity` in bytes; 0 = what the server has. With kCopied nobody sees slots but through
+  // copies: what was checked cannot change any more, whoever has the server's memory.
   static absl::StatusOr<std::unique_ptr<ShmBackend>> Create(ServerAddress address,
-                                                            std::string tenant, Bytes capacity);
+                                                            std::string tenant, Bytes capacity,
+                                                            Verify verify = Verify::kMapped);
   ~ShmBackend() override;
 
   IoResult PlaceSlab(SlotId* first) noexcept override;
   void ReleaseSlab(SlotId first) noexcept override;
-  bool addressable() const override { return true; }
+  bool addressable() const override { return verify_ == Verify::kMapped; }
   std::byte* Direct(SlotId slot) noexcept override {
-    return memory_.data() + (slot.raw() << kPageShift);
+    return verify_ == Verify::kMapped ? At(slot) : nullptr;
   }
   [[nodiscard]] IoResult Submit(IoRequest& request) noexcept override;
   bool Poll(Lane) noexcept override { return false; }
@@ -52,7 +54,8 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
     UniqueFd file;
   };
 
-  ShmBackend(ServerAddress address, std::string tenant);
+  ShmBackend(ServerAddress address, std::string tenant, Verify verify);
+  std::byte* At(SlotId slot) noexcept { return memory_.data() + (slot.raw() << kPageShift); }
   std::unique_ptr<ServerLink> NewLink();
   absl::Status Start(Bytes capacity);
   void OnFinal(LaneRequest&) noexcept override {}
@@ -65,6 +68,7 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
 
   const ServerAddress address_;
   const std::string tenant_;
+  const Verify verify_;
   WireId client_;
   uint64_t slab_count_ = 0;
   Mapping memory_;

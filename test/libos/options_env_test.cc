@@ -41,6 +41,13 @@ TEST_CASE("files for TLS go where their variables say", "[options]") {
   CHECK(With("SPIRITOS_TLS_CA=/d").remote.tls.any());
 }
 
+TEST_CASE("pages are checked where they are mapped, or in copies", "[options]") {
+  CHECK(Options{}.remote.verify == Verify::kMapped);
+  CHECK(With("SPIRITOS_VERIFY=copied").remote.verify == Verify::kCopied);
+  CHECK(Holds(Refusal("SPIRITOS_VERIFY=twice"),
+              "SPIRITOS_VERIFY: \"twice\" is none of mapped, copied"));
+}
+
 TEST_CASE("encryption is one of those that there are", "[options]") {
   CHECK(Options{}.remote.encrypt == Encryption::kNone);
   CHECK(With("SPIRITOS_ENCRYPT=none").remote.encrypt == Encryption::kNone);

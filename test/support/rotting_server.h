@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// RottingServer: a memory server of one slab, and that slab's memory behind its back.
+// RottingServer: a memory server of one slab, and that slab's memory behind its back; over
+// TCP, or over a Unix socket.
 #pragma once
 
 #include <sys/mman.h>
@@ -28,10 +29,13 @@ inline std::set<int> SlabFiles() {
 }
 
 struct RottingServer {
-  explicit RottingServer(const std::string& host) {
+  explicit RottingServer(const std::string& host, const std::string& unix_path = "") {
     const std::set<int> before = SlabFiles();
-    server.emplace(ServerOptions{
-        .tcp_port = 0, .host = host, .memory = Bytes(kSlabSize), .lock_memory = false});
+    server.emplace(ServerOptions{.unix_path = unix_path,
+                                 .tcp_port = unix_path.empty() ? 0 : -1,
+                                 .host = host,
+                                 .memory = Bytes(kSlabSize),
+                                 .lock_memory = false});
     for (const int file : SlabFiles()) {
       if (before.contains(file)) continue;
       void* const at = mmap(nullptr, kSlabSize, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);

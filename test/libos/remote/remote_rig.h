@@ -103,13 +103,14 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 15> kPoolKinds = {"embedded",
+inline constexpr std::array<const char*, 16> kPoolKinds = {"embedded",
                                                            "file",
                                                            "file without io_uring",
                                                            "shaped embedded",
                                                            "shaped file",
                                                            "shaped tcp",
                                                            "shm",
+                                                           "shm copied",
                                                            "tcp",
                                                            "tls",
                                                            "backup",
@@ -137,9 +138,10 @@ class RemoteRig {
     const Bytes size(slabs * kSlabSize);
     const bool encrypted = kind.starts_with("encrypted");
     const bool shaped = kind.find("shaped") != kind.npos;
-    if (kind == "shm") {
+    if (kind.starts_with("shm")) {
       server_.emplace(ServerOptions{.unix_path = dir_.file("socket"), .memory = size});
-      Keep(ShmBackend::Create({ServerAddress::Kind::kUnix, dir_.file("socket"), ""}, "test", {}));
+      Keep(ShmBackend::Create({ServerAddress::Kind::kUnix, dir_.file("socket"), ""}, "test", {},
+                              kind == "shm copied" ? Verify::kCopied : Verify::kMapped));
     } else if (kind.ends_with("tcp")) {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
