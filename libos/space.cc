@@ -69,7 +69,7 @@ absl::Status Space::Impl::Start() {
   if (frames_.TryTake(buffers) != buffers) {
     return absl::ResourceExhaustedError(
         fmt::format("the pool's buffers of {} pages do not fit the budget of {} "
-                    "(SPIRITOS_BACKUP_BUFFER, SPIRITOS_BUDGET)",
+                    "(SPIRITOS_BUDGET, SPIRITOS_BACKUP_BUFFER)",
                     buffers, frames_.budget().raw()));
   }
   evictors_ = std::make_unique<EvictorGroup>(context, cache_, options_.evict, stalls_);

@@ -25,6 +25,8 @@ class IntrusiveList {
   void PushFront(T& item) { InsertBefore(*head_.next, item); }
   // The first element, still linked; null if there is none.
   const T* front() const { return empty() ? nullptr : static_cast<const T*>(head_.next); }
+  // The last element, still linked; null if there is none.
+  T* back() const { return empty() ? nullptr : static_cast<T*>(head_.previous); }
   // The first element, unlinked; null if there is none.
   T* PopFront() {
     if (empty()) return nullptr;

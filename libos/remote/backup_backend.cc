@@ -11,6 +11,7 @@
 
 #include "libos/base/check.h"
 #include "libos/base/parker.h"
+#include "libos/base/service_thread.h"
 #include "libos/base/status.h"
 
 namespace spiritos {
@@ -47,7 +48,7 @@ absl::Status BackupBackend::Start() {
     }
   }
   SPIRITOS_RETURN_IF_ERROR(behind_.Start(buffer_));
-  tender_ = std::thread(&BackupBackend::Tend, this);
+  tender_ = StartServiceThread("spiritos-tender", [this] { Tend(); });
   return absl::OkStatus();
 }
 
@@ -441,11 +442,11 @@ Bytes BackupBackend::capacity() const {
 }
 
 PoolHealth BackupBackend::health() const noexcept {
-  const PoolHealth at_servers = servers_->health();
-  PoolHealth health{.degraded_slabs = at_servers.degraded_slabs,
-                    .mended_slabs = at_servers.mended_slabs + filled_.load(),
-                    .backup_behind = behind_.pages_behind(),
-                    .backup_errors = errors_.load()};
+  PoolHealth health = servers_->health();
+  health.lost_slabs = 0;
+  health.mended_slabs += filled_.load();
+  health.backup_behind = behind_.pages_behind();
+  health.backup_errors = errors_.load();
   for (uint64_t index = 0; index < used_.load(); ++index) {
     const Slab& slab = slabs_[index];
     const Slab::Stage stage = slab.stage.load();

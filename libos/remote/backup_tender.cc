@@ -34,11 +34,6 @@ void BackupBackend::CallTender() noexcept {
 }
 
 void BackupBackend::Tend() {
-  // Signals of the application are not for this thread: it must not touch far memory.
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, nullptr);
-  pthread_setname_np(pthread_self(), "spiritos-tender");
   uint64_t said = 0;  // Of those filled.
   while (!stopping_.load()) {
     uint32_t calls = calls_.load(std::memory_order_acquire);

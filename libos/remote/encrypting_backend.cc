@@ -267,10 +267,9 @@ void EncryptingBackend::Free(Queue& queue, Piece& piece) noexcept {
 EncryptingBackend::Piece* EncryptingBackend::Hold(Queue& queue, const IoRequest& request) noexcept {
   LockGuard guard(queue.lock);
   Piece* piece = queue.flying.Find([&](const Piece& p) { return p.whole == &request; });
-  // A write without one waits for room, which any that lands makes.
-  if (piece == nullptr && request.op == IoOp::kWrite) {
-    piece = queue.flying.Find([](const Piece&) { return true; });
-  }
+  // A write without one waits for room, which any that lands makes; the newest, as the
+  // oldest may wait for a server.
+  if (piece == nullptr && request.op == IoOp::kWrite) piece = queue.flying.back();
   if (piece != nullptr) ++piece->waiters;
   return piece;
 }

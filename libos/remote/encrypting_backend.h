@@ -46,6 +46,11 @@ class EncryptingBackend final : public RemoteBackend {
   void Wait(IoRequest& request) noexcept override;
   void Forget(SlotId first, uint32_t pages) noexcept override;
   Bytes capacity() const override { return inner_->capacity(); }
+  bool lost(SlotId first) const noexcept override { return inner_->lost(first); }
+  // With the runs of write-backs; the other lanes' are touched by tests alone.
+  Bytes near_buffers() const override {
+    return inner_->near_buffers() + (in_place_ ? Bytes() : NearRuns::kSize);
+  }
   PoolHealth health() const noexcept override { return inner_->health(); }
   std::string description() const override;
 

@@ -22,11 +22,11 @@ class NearRuns {
  public:
   static constexpr uint32_t kLongest = 64;
   static constexpr uint32_t kWords = 8;
+  static constexpr Bytes kSize{size_t{kWords} * kLongest << kPageShift};
 
   // False without memory.
   [[nodiscard]] bool Init(PinnedArena& arena) noexcept {
-    memory_ =
-        static_cast<std::byte*>(arena.Allocate(size_t{kWords} * kLongest << kPageShift, kPageSize));
+    memory_ = static_cast<std::byte*>(arena.Allocate(kSize.raw(), kPageSize));
     return memory_ != nullptr;
   }
 

@@ -71,7 +71,8 @@ struct IoRequest {
   uint8_t targets = 0;
   uint8_t era = 0;
   std::array<std::atomic<uint16_t>, 3> servers{};
-  void* read = nullptr;  // The message of a demand read, until that ends.
+  void* read = nullptr;   // The message of a demand read, until that ends;
+  uint64_t asked_ns = 0;  // when it was sent.
   // An encrypting pool's, which has `parts` count pages and `failed` be an errno: of a
   // write, pages that are on their way.
   uint32_t begun = 0;

@@ -140,6 +140,7 @@ IoResult ServerPool::Submit(IoRequest& request) noexcept {
   }
   request.parts.store(parts, std::memory_order_relaxed);
   request.read = MayHedge(request) ? message : nullptr;
+  if (request.read != nullptr) request.asked_ns = NowNs();
   const auto first = static_cast<uint32_t>(request.first.raw() % kSlabPages);
   for (uint32_t copy = 0; copy < kMaxCopies; ++copy) {
     if ((targets >> copy & 1) == 0) continue;
@@ -304,9 +305,10 @@ void ServerPool::Wait(IoRequest& request) noexcept {
   // Of a second server, which is likely first; the first one's answer is looked for so often.
   constexpr uint64_t kHedgedTurnNs = kMs / 10;
   const Lane lane = request.lane;
+  if (request.final()) return;
   const bool may_hedge = MayHedge(request);
-  const uint64_t begin = may_hedge ? NowNs() : 0;
-  uint64_t hedge_at = may_hedge ? begin + late_ns_.load(std::memory_order_relaxed) : UINT64_MAX;
+  uint64_t hedge_at =
+      may_hedge ? request.asked_ns + late_ns_.load(std::memory_order_relaxed) : UINT64_MAX;
   ServerLane* second = nullptr;
   const auto final = [&] { return request.final(); };
   while (!request.final()) {
@@ -337,7 +339,7 @@ void ServerPool::Wait(IoRequest& request) noexcept {
       break;
     }
   }
-  if (may_hedge) NoteReadNs(NowNs() - begin);
+  if (may_hedge) NoteReadNs(NowNs() - request.asked_ns);
 }
 
 IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {

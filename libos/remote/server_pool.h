@@ -140,8 +140,13 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void Keep();
   SlabDesk::Stage PlaceCopies(uint64_t index);
   std::vector<uint16_t> ServersBeside(const SlabCopies& copies) const;
+  // Servers that had no room for us, or did not say, while one thing was tried.
+  struct Refusals {
+    std::vector<bool> by;
+    bool soon = false;  // One is clearing a slab.
+  };
   std::optional<SlabCopy> PlaceOn(const std::vector<uint16_t>& servers, SlabCopy::State state,
-                                  bool* soon);
+                                  Refusals* refusals);
   void ReleaseUnused();
   void TendLink(uint16_t server, uint64_t now_ns);
   void Reconnect(uint16_t server);

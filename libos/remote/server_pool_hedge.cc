@@ -42,8 +42,7 @@ void ServerPool::NoteReadNs(uint64_t ns) noexcept {
   uint64_t late_ns = late_ns_.load(std::memory_order_relaxed);
   late_ns = ns > late_ns ? late_ns + 99 * late_ns / 1600 : late_ns - late_ns / 1600;
   const uint64_t most_ns = std::min(options_.dead_ms * 1'000'000 / 4, kMostMedians * median_ns);
-  late_ns_.store(std::clamp(late_ns, std::min(kLeastLateNs, most_ns), most_ns),
-                 std::memory_order_relaxed);
+  late_ns_.store(std::max(kLeastLateNs, std::min(late_ns, most_ns)), std::memory_order_relaxed);
 }
 
 uint32_t ServerPool::SlowCopies(const SlabCopies& copies) const noexcept {
@@ -93,11 +92,17 @@ ServerLane* ServerPool::Hedge(IoRequest& request) noexcept {
     hedged_reads_.fetch_add(1, std::memory_order_relaxed);
     return &lane;
   }
+  bool alone = false;
   {
     LockGuard guard(messages_lock_);
-    if (!hedge->orphan) hedge->twin->twin = nullptr;
+    alone = !hedge->orphan && hedge->twin == nullptr;
+    if (hedge->twin != nullptr) hedge->twin->twin = nullptr;
   }
-  GiveMessage(*hedge);
+  if (alone) {
+    Launch(*hedge);  // The first has failed meanwhile: this is all that is left of the read.
+  } else {
+    GiveMessage(*hedge);
+  }
   return nullptr;
 }
 

@@ -12,6 +12,7 @@
 
 #include "libos/base/clock.h"
 #include "libos/base/log.h"
+#include "libos/base/service_thread.h"
 #include "libos/base/status.h"
 #include "libos/remote/server_pool.h"
 
@@ -90,7 +91,7 @@ absl::Status ServerPool::Start() {
                     "in SPIRITOS_POOL, or more --memory there)",
                     description(), slabs, options_.copies));
   }
-  keeper_ = std::thread(&ServerPool::Keep, this);
+  keeper_ = StartServiceThread("spiritos-keeper", [this] { Keep(); });
   return absl::OkStatus();
 }
 
@@ -101,7 +102,6 @@ ServerPool::~ServerPool() {
 }
 
 void ServerPool::Keep() {
-  pthread_setname_np(pthread_self(), "spiritos-keeper");
   while (true) {
     const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();
@@ -395,15 +395,17 @@ std::vector<uint16_t> ServerPool::ServersBeside(const SlabCopies& copies) const 
 
 // A copy on the first of `servers` that has room; `soon` when one is about to.
 std::optional<SlabCopy> ServerPool::PlaceOn(const std::vector<uint16_t>& servers,
-                                            SlabCopy::State state, bool* soon) {
+                                            SlabCopy::State state, Refusals* refusals) {
+  refusals->by.resize(links_.size());
   for (const uint16_t server : servers) {
+    if (refusals->by[server]) continue;
     FrameHeader question;
     question.op = WireOp::kPlace;
     const absl::StatusOr<FrameHeader> answer = links_[server]->Ask(question, NowNs() + kAnswerNs);
-    if (!answer.ok()) continue;
-    if (answer->status != WireStatus::kOk) {
+    if (!answer.ok() || answer->status != WireStatus::kOk) {
+      refusals->by[server] = true;
       // A slab is being cleared, for us or for somebody else.
-      *soon = *soon || answer->argument != 0;
+      refusals->soon = refusals->soon || (answer.ok() && answer->argument != 0);
       continue;
     }
     ++tending_[server].placed;
@@ -416,9 +418,9 @@ std::optional<SlabCopy> ServerPool::PlaceOn(const std::vector<uint16_t>& servers
 SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
   if (NowNs() < full_until_ns_) return SlabDesk::Stage::kRefused;
   SlabCopies copies = map_.Copies(index);  // Some may be there from the last time.
-  bool soon = false;
+  Refusals refusals;
   while (LiveCopies(copies) < options_.copies) {
-    const auto placed = PlaceOn(ServersBeside(copies), SlabCopy::State::kLive, &soon);
+    const auto placed = PlaceOn(ServersBeside(copies), SlabCopy::State::kLive, &refusals);
     if (!placed) break;
     *FreeEntry(copies) = *placed;
   }
@@ -429,7 +431,7 @@ SlabDesk::Stage ServerPool::PlaceCopies(uint64_t index) {
   const bool all_up = std::all_of(links_.begin(), links_.end(), [](const auto& link) {
     return link->state() == ServerLink::State::kUp;
   });
-  if (all_up && !soon) {
+  if (all_up && !refusals.soon) {
     full_until_ns_ = NowNs() + kSoonNs;
     return SlabDesk::Stage::kRefused;
   }

@@ -58,6 +58,7 @@ bool ServerPool::BeginMending() {
   uint64_t degraded = 0;
   uint64_t lost = 0;
   bool begun = false;
+  Refusals refusals;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     if (desk_.StageOf(index) != SlabDesk::Stage::kPlaced) continue;
     const SlabCopies copies = map_.Copies(index);
@@ -66,8 +67,7 @@ bool ServerPool::BeginMending() {
     if (live == 0 || live >= options_.copies) continue;
     ++degraded;
     if (begun) continue;
-    bool soon = false;
-    const auto filling = PlaceOn(ServersBeside(copies), SlabCopy::State::kFilling, &soon);
+    const auto filling = PlaceOn(ServersBeside(copies), SlabCopy::State::kFilling, &refusals);
     if (!filling) continue;
     begun = true;
     mending_.leaving.reset();
@@ -94,6 +94,7 @@ bool ServerPool::IsAskedBack() const {
 
 // A slab of a server that asks for some, if another has room. Which one does not matter.
 bool ServerPool::BeginMoving() {
+  Refusals refusals;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     if (desk_.StageOf(index) != SlabDesk::Stage::kPlaced) continue;
     SlabCopies copies = map_.Copies(index);
@@ -107,10 +108,8 @@ bool ServerPool::BeginMoving() {
     std::erase_if(servers, [&](uint16_t server) {
       return tending_[server].asked_back != 0 || links_[server]->free_slabs() == 0;
     });
-    if (servers.empty()) continue;
-    bool soon = false;
-    const auto filling = PlaceOn(servers, SlabCopy::State::kFilling, &soon);
-    if (!filling) return false;
+    const auto filling = PlaceOn(servers, SlabCopy::State::kFilling, &refusals);
+    if (!filling) continue;
     // With as many copies as a slab can have, the rest is as many as after a failure.
     copies = map_.Copies(index);
     if (FreeEntry(copies) == nullptr) RemoveCopy(index, entry);

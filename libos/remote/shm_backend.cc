@@ -16,6 +16,7 @@
 #include "libos/base/copy.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/log.h"
+#include "libos/base/service_thread.h"
 #include "libos/base/status.h"
 
 namespace spiritos {
@@ -64,7 +65,7 @@ absl::Status ShmBackend::Start(Bytes capacity) {
                                              "a memory server's slabs (SPIRITOS_POOL_SIZE)"));
   SPIRITOS_RETURN_IF_ERROR(desk_.Init(slab_count_));
   held_.resize(slab_count_);
-  keeper_ = std::thread(&ShmBackend::Keep, this);
+  keeper_ = StartServiceThread("spiritos-keeper", [this] { Keep(); });
   return absl::OkStatus();
 }
 
@@ -94,7 +95,6 @@ IoResult ShmBackend::Submit(IoRequest& request) noexcept {
 }
 
 void ShmBackend::Keep() {
-  pthread_setname_np(pthread_self(), "spiritos-keeper");
   while (true) {
     const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();

@@ -12,6 +12,7 @@
 
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
+#include "libos/base/service_thread.h"
 #include "libos/base/status.h"
 #include "libos/remote/dial.h"
 
@@ -40,8 +41,7 @@ void SlabCopier::Start(Side from, Side to) {
   from_ = std::move(from);
   to_ = std::move(to);
   ended_.store(false);
-  thread_ = std::thread([this] {
-    pthread_setname_np(pthread_self(), "spiritos-mender");
+  thread_ = StartServiceThread("spiritos-mender", [this] {
     result_ = Copy();
     ended_.store(true, std::memory_order_release);
     on_end_();

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "libos/base/clock.h"
+#include "libos/base/service_thread.h"
 #include "libos/base/status.h"
 #include "libos/remote/socket_parts.h"
 
@@ -131,12 +132,7 @@ absl::Status TlsTunnel::Start() {
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_.valid() || !wake_.valid()) return ErrnoStatus(errno, "making a TLS tunnel");
   SPIRITOS_RETURN_IF_ERROR(Watch(wake_.get(), nullptr));
-  sigset_t all;
-  sigset_t old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  thread_ = std::thread(&TlsTunnel::Run, this);
-  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  thread_ = StartServiceThread("spiritos-tls", [this] { Run(); });
   return absl::OkStatus();
 }
 
@@ -196,7 +192,6 @@ absl::Status TlsTunnel::Explain(const absl::Status& status) const {
 }
 
 void TlsTunnel::Run() {
-  pthread_setname_np(pthread_self(), "spiritos-tls");
   std::array<epoll_event, kEvents> events;
   while (!stopping_.load()) {
     const int ready = epoll_wait(epoll_.get(), events.data(), kEvents, busy_.empty() ? -1 : 0);

@@ -12,6 +12,7 @@
 #include "libos/base/copy.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/parker.h"
+#include "libos/base/service_thread.h"
 
 namespace spiritos {
 
@@ -23,7 +24,7 @@ absl::Status WriteBehind::Start(Bytes buffer) {
     return absl::ResourceExhaustedError(fmt::format(
         "no memory for a backup's buffers of {} bytes (SPIRITOS_BACKUP_BUFFER)", buffer.raw()));
   }
-  thread_ = std::thread(&WriteBehind::Run, this);
+  thread_ = StartServiceThread("spiritos-backup", [this] { Run(); });
   return absl::OkStatus();
 }
 
@@ -140,11 +141,6 @@ void WriteBehind::Kick() noexcept {
 }
 
 void WriteBehind::Run() {
-  // Signals of the application are not for this thread: it must not touch far memory.
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, nullptr);
-  pthread_setname_np(pthread_self(), "spiritos-backup");
   while (!stop_.load(std::memory_order_acquire)) {
     const uint32_t kicks = kicks_.load(std::memory_order_seq_cst);
     while (IssueNext()) {

@@ -48,6 +48,7 @@ class Rig {
     Options options{.budget = 8_MiB};
     options.remote.pool = pool;
     options.remote.copies = copies;
+    options.remote.dead_after_ns = 4'000'000'000;  // None is suspected of a slow machine's doings.
     options.remote.encrypt = Encryption::kAes256Gcm;
     space_ = Space::Create(options).value();
     region_ = space_->CreateRegion(Bytes(kPages * kPageSize)).value();

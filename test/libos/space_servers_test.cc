@@ -30,6 +30,7 @@ Options OverServers(const std::string& pool, uint32_t copies) {
   options.prefetch.kind = PrefetchOptions::Kind::kNone;
   options.remote.pool = pool;
   options.remote.copies = copies;
+  options.remote.dead_after_ns = 4'000'000'000;  // None is suspected of what a slow machine does.
   return options;
 }
 

@@ -82,11 +82,11 @@ TEST_CASE("with copies, what a server changes under the reader is never believed
       std::mt19937_64 random(seed + static_cast<uint64_t>(round));
       while (next.load() < kPages) {
         // Its last word: what is copied last.
-        std::byte* const at = rig.server.slab + next.load() * kPageSize + kPageSize - 8;
+        volatile std::byte* const at = rig.server.slab + next.load() * kPageSize + kPageSize - 8;
         const auto flip = std::byte(1 << random() % 8);
         for (uint64_t n = random() % 64; n != 0; --n) {
-          *const_cast<volatile std::byte*>(at) ^= flip;
-          *const_cast<volatile std::byte*>(at) ^= flip;
+          *at = *at ^ flip;
+          *at = *at ^ flip;
         }
       }
     });

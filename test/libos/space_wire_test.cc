@@ -34,6 +34,7 @@ class Workload {
     options.prefetch.kind = PrefetchOptions::Kind::kNone;
     options.remote.pool = pool;
     options.remote.copies = copies;
+    options.remote.dead_after_ns = 2'000'000'000;  // A slow machine is no dead one.
     options.remote.encrypt = encrypted ? Encryption::kAes256Gcm : Encryption::kNone;
     space_ = Space::Create(options).value();
     region_ = space_->CreateRegion(Bytes(kPages * kPageSize)).value();

@@ -35,7 +35,7 @@ struct Rig {
     auto made = MakePool({.pool = address.ToString(),
                           .backup = path,
                           .backup_buffer = Bytes(kBufferPages * kPageSize),
-                          .dead_after_ns = 200'000'000});
+                          .dead_after_ns = 1'000'000'000});
     INFO(made.status().ToString());
     REQUIRE(made.ok());
     pool = *std::move(made);
@@ -131,7 +131,7 @@ TEST_CASE("a slab outlives its server, and goes back to the next one", "[remote]
   rig.Start(std::stoi(rig.address.port), 2);
   Eventually("both slabs are at the server", [&] {
     const PoolHealth health = rig.pool->health();
-    return health.degraded_slabs == 0 && health.mended_slabs == 2;
+    return health.degraded_slabs == 0 && health.mended_slabs >= 2;
   });
   rig.CheckAll(2, 0, false);
   rig.WriteAll(4);
