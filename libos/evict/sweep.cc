@@ -2,6 +2,8 @@
 // The stages of a sweep.
 #include "libos/evict/sweep.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 #include "libos/base/check.h"
@@ -228,8 +230,8 @@ void Sweep::SubmitRequest(const EvictContext& context) noexcept {
     if (reaped_ + 1 < request_count_) {
       context.remote.Wait(requests_[reaped_]);  // The window is full of our own.
       Reap(context, requests_[reaped_++]);
-    } else {
-      context.remote.Poll(Lane::kWriteBack);
+    } else if (!context.remote.Poll(Lane::kWriteBack)) {
+      sched_yield();
     }
   }
   request_open_ = false;

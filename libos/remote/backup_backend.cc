@@ -93,9 +93,11 @@ IoResult BackupBackend::PlaceSlab(SlotId* first) noexcept {
   SlotId slot;
   const bool in_file = PlaceInFile(&slot);
   slab->file.store(in_file ? slot.raw() + 1 : 0);
+  slab->torn.store(false);
   const bool at_servers = !refused_.load() && servers_->PlaceSlab(&slot) == IoResult::kOk;
   slab->server.store(at_servers ? slot.raw() + 1 : 0);
   slab->fill.store(at_servers ? 2 * kSlabPages : 0);
+  if (at_servers) TellServers(*slab);
   if (!in_file && !at_servers) {
     slab->stage.store(Slab::kFree);
     placed_.fetch_sub(1);
@@ -126,13 +128,33 @@ void BackupBackend::GiveBack(Slab& slab) noexcept {
   placed_.fetch_sub(1);
 }
 
-void BackupBackend::OnFailed(SlotId, int error) noexcept {
+void BackupBackend::OnFailed(SlotId first, int error) noexcept {
   errors_.fetch_add(1, std::memory_order_relaxed);
+  for (uint64_t index = 0; index < used_.load(); ++index) {
+    Slab& slab = slabs_[index];
+    const uint64_t file = slab.file.load();
+    if (file == 0 || first.raw() + 1 - file >= kSlabPages) continue;
+    slab.torn.store(true);
+    TellServers(slab);
+  }
   if (said_failed_.exchange(true)) return;
   Complain(
-      "{}: writing failed ({}); pages that cannot be written have no backup, and are counted as "
+      "{}: writing failed (errno {}); pages that cannot be written have no backup, and are counted "
+      "as "
       "backup_errors (SPIRITOS_DURABILITY)",
-      file_->path(), std::strerror(error));
+      file_->path(), error);
+}
+
+bool BackupBackend::IsBacked(const Slab& slab) const noexcept {
+  return slab.file.load() != 0 && !slab.torn.load();
+}
+
+// Twice, as the slab may be torn meanwhile.
+void BackupBackend::TellServers(Slab& slab) noexcept {
+  const uint64_t server = slab.server.load();
+  if (server == 0) return;
+  servers_->SetBacked(SlotId(server - 1), IsBacked(slab));
+  if (!IsBacked(slab)) servers_->SetBacked(SlotId(server - 1), false);
 }
 
 bool BackupBackend::AtServers(const Slab& slab) const noexcept {
@@ -152,6 +174,7 @@ BackupBackend::Flight* BackupBackend::TakeFlight(Queue& queue, IoRequest& reques
   flight->writes = request.op == IoOp::kWrite;
   flight->done = 0;
   flight->error = 0;
+  flight->at = Flight::At::kServers;
   flight->to_servers.store(true, std::memory_order_relaxed);  // Until it is known.
   flight->alone = flight->queued = false;
   flight->moving = true;
@@ -271,6 +294,7 @@ IoResult BackupBackend::SubmitWrite(Flight& flight) noexcept {
   } else {
     flight.to_servers.store(false, std::memory_order_relaxed);
   }
+  SPIRITOS_DCHECK(in_file || !flight.alone, "a slab at page {} is nowhere", flight.page);
   if (!in_file) return IoResult::kOk;
   const auto copy = flight.alone ? WriteBehind::Copy::kNever : WriteBehind::Copy::kIfRoom;
   flight.queued = behind_.Append(flight.slab->FileSlot(flight.page), flight.request->pages,
@@ -306,16 +330,19 @@ BackupBackend::Moved BackupBackend::Move(Queue& queue, Flight& flight) noexcept 
     case Flight::At::kBehind:
       break;
   }
-  // What the servers have is good, whatever has become of the file's copy.
+  // What the servers still have is good, whatever has become of the file's copy.
   const int in_file = flight.ticket.error.load(std::memory_order_relaxed);
   if (in_file != 0) OnFailed(flight.slab->FileSlot(flight.page), in_file);
-  return End(queue, flight, flight.alone ? in_file : flight.error);
+  const bool only = flight.alone || servers_->lost(flight.slab->ServerSlot(0));
+  return End(queue, flight, only ? in_file : flight.error);
 }
 
 BackupBackend::Moved BackupBackend::AfterServers(Queue& queue, Flight& flight) noexcept {
   const bool in_file = flight.slab->file.load() != 0;
   flight.error = flight.at_servers.error;
-  const bool lost = flight.error != 0 && servers_->lost(flight.slab->ServerSlot(0));
+  // A write may have gone to a copy that is being made, and to none that is whole.
+  const bool lost =
+      (flight.error != 0 || flight.writes) && servers_->lost(flight.slab->ServerSlot(0));
   if (lost && in_file) CallTender();
   if (flight.request->op == IoOp::kRead) {
     if (flight.error != 0 && in_file) return BeginReadFile(queue, flight);
@@ -401,7 +428,7 @@ void BackupBackend::AwaitStep(Flight& flight) noexcept {
     case Flight::At::kFile:
       return file_->Wait(flight.in_file);
     case Flight::At::kToBehind:
-      return behind_.Await(behind_.written());
+      return behind_.AwaitRoom();
     case Flight::At::kBehind:
       return behind_.Await(flight.ticket.sequence);
   }
@@ -455,7 +482,7 @@ PoolHealth BackupBackend::health() const noexcept {
     const bool in_file = slab.file.load() != 0;
     health.degraded_slabs += !there && in_file ? 1 : 0;
     health.lost_slabs += !there && !in_file ? 1 : 0;
-    health.unbacked_slabs += in_file ? 0 : 1;
+    health.unbacked_slabs += IsBacked(slab) ? 0 : 1;
   }
   return health;
 }

@@ -20,7 +20,9 @@
 //     both         refused while busy    file
 //
 // The file's copy may be wrong where writing it has failed (backup_errors): like a
-// server's, it is checked by who reads it. Slots are neither the servers' nor the file's.
+// server's, it is checked by who reads it. Such a slab, and one that is at servers alone,
+// is waited for when its server is silent, as any is without a backup (SetBacked). Slots are
+// neither the servers' nor the file's.
 //
 // A request becomes a Flight, which whoever polls its lane or waits for it moves on. While
 // a thread waits for what a flight is at, nobody else moves it, so that what is waited for
@@ -78,6 +80,7 @@ class BackupBackend final : public RemoteBackend, private WriteBehind::Sink {
     std::atomic<uint32_t> fill{0};    // Pages at the servers, twice; plus 1 while busy.
     std::atomic<uint64_t> server{0};  // First slot + 1; 0 = none.
     std::atomic<uint64_t> file{0};    // The same.
+    std::atomic<bool> torn{false};    // Pages could not be written to the file.
 
     SlotId ServerSlot(uint32_t page) const { return SlotId(server.load() - 1 + page); }
     SlotId FileSlot(uint32_t page) const { return SlotId(file.load() - 1 + page); }
@@ -131,6 +134,8 @@ class BackupBackend final : public RemoteBackend, private WriteBehind::Sink {
   bool PlaceInFile(SlotId* first) noexcept;
   void OnFailed(SlotId first, int error) noexcept override;
   bool AtServers(const Slab& slab) const noexcept;
+  bool IsBacked(const Slab& slab) const noexcept;
+  void TellServers(Slab& slab) noexcept;
 
   // A flight is moved on by whoever took it, until it has ended or is put back.
   Flight* TakeFlight(Queue& queue, IoRequest& request) noexcept;
@@ -159,6 +164,8 @@ class BackupBackend final : public RemoteBackend, private WriteBehind::Sink {
   bool PlaceAnew(Slab& slab);
   bool Fill(Slab& slab);
   bool CopyRun(Slab& slab, uint32_t page);
+  enum class Copied { kAll, kUnreadable, kRefused };
+  Copied CopyPages(Slab& slab, uint32_t page, uint32_t pages);
   void GiveBack(Slab& slab) noexcept;
   template <typename Counts>
   void AwaitFlights(Counts counts);

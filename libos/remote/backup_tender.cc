@@ -8,8 +8,6 @@
 //
 // A thread of its own, which sleeps while there is nothing to do.
 #include <fmt/core.h>
-#include <pthread.h>
-#include <signal.h>
 
 #include <array>
 
@@ -35,8 +33,10 @@ void BackupBackend::CallTender() noexcept {
 
 void BackupBackend::Tend() {
   uint64_t said = 0;  // Of those filled.
-  while (!stopping_.load()) {
+  while (true) {
+    // Before all that calls announce.
     uint32_t calls = calls_.load(std::memory_order_acquire);
+    if (stopping_.load()) return;
     if (!FillAll()) {
       // Who has called before asks for what was tried.
       calls = calls_.load(std::memory_order_acquire);
@@ -64,7 +64,7 @@ bool BackupBackend::FillAll() {
     room = room && PlaceAnew(slab);
     return room && Fill(slab);
   });
-  refused_.store(!all);
+  refused_.store(!room);
   return all;
 }
 
@@ -79,7 +79,9 @@ bool BackupBackend::TendEach(Work work) {
         !slab.stage.compare_exchange_strong(placed, Slab::kTended)) {
       continue;
     }
-    const bool done = work(slab);
+    // It may have been released, and placed again as another, before it was ours.
+    const bool needed = slab.file.load() != 0 && !AtServers(slab);
+    const bool done = !needed || work(slab);
     Slab::Stage tended = Slab::kTended;
     if (!slab.stage.compare_exchange_strong(tended, Slab::kPlaced)) {
       GiveBack(slab);  // It has been released meanwhile.
@@ -115,43 +117,56 @@ bool BackupBackend::Fill(Slab& slab) {
       return false;
     }
   }
+  TellServers(slab);
   filled_.fetch_add(1);
   return true;
 }
 
+// False when the servers do not take it. A page that cannot be read is left out, and is no
+// worse there: who reads it finds that it is wrong.
 bool BackupBackend::CopyRun(Slab& slab, uint32_t page) {
+  slab.fill.store(2 * page + 1);
+  AwaitFlights([&](const Flight& flight) {
+    return flight.slab == &slab && flight.writes && flight.page < page + kFillRun &&
+           page < flight.page + flight.pages;
+  });
+  Copied copied = CopyPages(slab, page, kFillRun);
+  if (copied == Copied::kUnreadable) {
+    for (uint32_t i = 0; i < kFillRun && copied != Copied::kRefused; ++i) {
+      copied = CopyPages(slab, page + i, 1);
+    }
+  }
+  if (copied == Copied::kRefused) return false;
+  slab.fill.store(2 * (page + kFillRun));
+  return true;
+}
+
+BackupBackend::Copied BackupBackend::CopyPages(Slab& slab, uint32_t page, uint32_t pages) {
   // Of the oldest version that there is: whatever is written later is newer.
   static constexpr std::array<uint32_t, kFillRun> kVersions = [] {
     std::array<uint32_t, kFillRun> versions{};
     versions.fill(1);
     return versions;
   }();
-  slab.fill.store(2 * page + 1);
-  AwaitFlights([&](const Flight& flight) {
-    return flight.slab == &slab && flight.writes && flight.page < page + kFillRun &&
-           page < flight.page + flight.pages;
-  });
   IoRequest read;
   read.op = IoOp::kRead;
   read.lane = Lane::kPrefetch;
   read.first = SlotId(static_cast<uint64_t>(&slab - slabs_) * kSlabPages + page);
-  read.pages = kFillRun;
+  read.pages = pages;
   read.memory = fill_buffer_;
   while (Submit(read) == IoResult::kBusy) Poll(read.lane);
   Wait(read);
-  if (read.status.load() != IoStatus::kDone) return false;
+  if (read.status.load() != IoStatus::kDone) return Copied::kUnreadable;
   IoRequest write;
   write.op = IoOp::kWrite;
   write.lane = Lane::kWriteBack;
   write.first = slab.ServerSlot(page);
-  write.pages = kFillRun;
+  write.pages = pages;
   write.memory = fill_buffer_;
   write.versions = kVersions.data();
   while (servers_->Submit(write) == IoResult::kBusy) servers_->Poll(write.lane);
   servers_->Wait(write);
-  if (write.status.load() != IoStatus::kDone) return false;
-  slab.fill.store(2 * (page + kFillRun));
-  return true;
+  return write.status.load() == IoStatus::kDone ? Copied::kAll : Copied::kRefused;
 }
 
 // Until none flies that `counts`. Whoever takes off meanwhile has seen what changed.

@@ -135,6 +135,9 @@ class RemoteBackend {
   // Whether nothing is left of a placed slab: whatever is asked of it fails, until it is
   // given back.
   virtual bool lost(SlotId) const noexcept { return false; }
+  // Of a pool of servers: whether what a placed slab holds is somewhere else too, so that its
+  // loss is better than waiting. It is not, until this is said.
+  virtual void SetBacked(SlotId, bool) noexcept {}
   // Near memory for pages that is the pool's own: it counts in the space's budget.
   virtual Bytes near_buffers() const { return Bytes(); }
   virtual PoolHealth health() const noexcept { return {}; }

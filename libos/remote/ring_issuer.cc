@@ -44,8 +44,10 @@ void* RingIssuer::Main(void* issuer) {
 
 void RingIssuer::Run() {
   pthread_setname_np(pthread_self(), "spiritos-issue");
-  while (!stop_.load(std::memory_order_acquire)) {
+  while (true) {
+    // Before all that kicks announce.
     const uint32_t kicks = kicks_.load(std::memory_order_seq_cst);
+    if (stop_.load(std::memory_order_acquire)) return;
     bool refused = false;
     for (uint32_t r = 0; r < count_; ++r) refused |= !rings_[r].Flush();
     if (refused) {  // The kernel has no memory now. Nobody else may ask for us.

@@ -346,8 +346,10 @@ IoResult ServerPool::PlaceSlab(SlotId* first) noexcept {
   uint64_t index;
   const IoResult result =
       desk_.Await(&index, options_.backed ? kBackedPatienceNs : SlabDesk::kPatienceNs);
-  if (result == IoResult::kOk) *first = SlabMap::FirstSlot(index);
-  return result;
+  if (result != IoResult::kOk) return result;
+  backed_[index].store(false, std::memory_order_relaxed);  // Of the one that was there before.
+  *first = SlabMap::FirstSlot(index);
+  return IoResult::kOk;
 }
 
 void ServerPool::ReleaseSlab(SlotId first) noexcept { desk_.Release(SlabMap::IndexOf(first)); }
@@ -357,6 +359,10 @@ Bytes ServerPool::capacity() const { return capacity_; }
 bool ServerPool::lost(SlotId first) const noexcept {
   const uint64_t index = SlabMap::IndexOf(first);
   return LiveCopy(map_.Copies(index), index, 0) < 0;
+}
+
+void ServerPool::SetBacked(SlotId first, bool backed) noexcept {
+  backed_[SlabMap::IndexOf(first)].store(backed, std::memory_order_relaxed);
 }
 
 PoolHealth ServerPool::health() const noexcept {

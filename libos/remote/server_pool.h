@@ -49,7 +49,8 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint32_t copies = 1;
     uint64_t dead_ms = 600;  // A quarter, once connections to it are refused.
     uint64_t give_up_ms = 30'000;
-    // All of it is elsewhere besides: nothing waits for a server that may come back.
+    // Slabs may be elsewhere besides, as SetBacked() says: those do not wait for a server
+    // that may come back, and new ones not for room.
     bool backed = false;
     Bytes capacity;                     // Of the pool; 0 = what the servers have.
     std::unique_ptr<TlsTunnel> tunnel;  // What connections go through; null = plain TCP.
@@ -68,6 +69,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void Forget(SlotId, uint32_t) noexcept override {}
   Bytes capacity() const override;
   bool lost(SlotId first) const noexcept override;
+  void SetBacked(SlotId first, bool backed) noexcept override;
   PoolHealth health() const noexcept override;
   std::string description() const override;
 
@@ -166,7 +168,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     uint64_t kept = 0;
   };
   enum class Which { kReplaceable, kAll };
-  bool IsReplaceable(const SlabCopies& copies, uint16_t server);
+  bool IsReplaceable(uint64_t index, const SlabCopies& copies, uint16_t server);
   bool CanDoWithout(uint16_t server);
   Removed RemoveCopies(uint16_t server, Which which);
   void RemoveCopy(uint64_t index, uint32_t copy);
@@ -203,6 +205,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   WireId client_;
   SlabDesk desk_;
   SlabMap map_;
+  std::vector<std::atomic<bool>> backed_;  // By slab.
   std::vector<std::unique_ptr<ServerLink>> links_;
 
   std::vector<Message> messages_;

@@ -57,6 +57,7 @@ absl::Status ServerPool::Start() {
   }
   SPIRITOS_RETURN_IF_ERROR(map_.Init(kMaxSlabs));
   SPIRITOS_RETURN_IF_ERROR(desk_.Init(kMaxSlabs));
+  backed_ = std::vector<std::atomic<bool>>(kMaxSlabs);
   SPIRITOS_ASSIGN_OR_RETURN(
       bounce_memory_, Mapping::Anonymous(Bytes(uint64_t{kBounces} * kMaxWirePages * kPageSize),
                                          kPageSize, "buffers of a pool"));
@@ -245,8 +246,8 @@ uint64_t ServerPool::PatienceNs(uint16_t server) const {
 }
 
 // Whether another server that answers has all of the slab, or a backup.
-bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
-  if (options_.backed) return true;
+bool ServerPool::IsReplaceable(uint64_t index, const SlabCopies& copies, uint16_t server) {
+  if (backed_[index].load(std::memory_order_relaxed)) return true;
   const uint64_t now = NowNs();
   return std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
     return copy.state == SlabCopy::State::kLive && copy.server != server &&
@@ -257,24 +258,23 @@ bool ServerPool::IsReplaceable(const SlabCopies& copies, uint16_t server) {
 
 // If all servers of a slab are silent, the first that answers shows who is dead.
 bool ServerPool::CanDoWithout(uint16_t server) {
-  if (options_.backed) return true;
   bool needed = false;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     const SlabCopies copies = map_.Copies(index);
     const bool here = std::any_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
       return copy.state != SlabCopy::State::kNone && copy.server == server;
     });
-    if (here && IsReplaceable(copies, server)) return true;
+    if (here && IsReplaceable(index, copies, server)) return true;
     needed = needed || here;
   }
-  return !needed && options_.copies > 1;
+  return !needed && (options_.copies > 1 || options_.backed);
 }
 
 ServerPool::Removed ServerPool::RemoveCopies(uint16_t server, Which which) {
   Removed removed;
   for (uint64_t index = 0; index < desk_.used(); ++index) {
     const SlabCopies copies = map_.Copies(index);
-    const bool replaceable = IsReplaceable(copies, server);
+    const bool replaceable = IsReplaceable(index, copies, server);
     const bool last = std::none_of(copies.begin(), copies.end(), [&](const SlabCopy& copy) {
       return copy.state == SlabCopy::State::kLive && copy.server != server;
     });

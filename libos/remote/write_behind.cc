@@ -2,9 +2,7 @@
 // The queue's two ends, its ring of copies, and the thread between them.
 #include "libos/remote/write_behind.h"
 
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <cstring>
@@ -37,6 +35,7 @@ void WriteBehind::Stop() {
 
 // Room in one piece, as the ring's end is none to a write. Null when there is none.
 std::byte* WriteBehind::TakeRoomLocked(uint32_t pages, uint32_t* room) noexcept {
+  if (ring_begin_ == ring_end_) ring_begin_ = ring_end_ = 0;  // All of it is one piece.
   const uint64_t at = ring_end_ % ring_pages_;
   const uint64_t left_out = at + pages > ring_pages_ ? ring_pages_ - at : 0;
   if (pages > ring_pages_ || ring_end_ + left_out + pages - ring_begin_ > ring_pages_) {
@@ -89,7 +88,7 @@ void WriteBehind::Release(SlotId first) noexcept {
         break;
       }
     }
-    Await(written());
+    AwaitRoom();
   }
   Kick();
 }
@@ -99,6 +98,12 @@ bool WriteBehind::AwaitReleases() noexcept {
   if (end <= written()) return false;
   Await(end - 1);
   return true;
+}
+
+// Without room the oldest entry is there, and is written some time.
+void WriteBehind::AwaitRoom() noexcept {
+  const uint64_t oldest = written();
+  if (appended_.load() - oldest >= kEntries) Await(oldest);
 }
 
 void WriteBehind::Await(uint64_t sequence) noexcept {
@@ -141,8 +146,10 @@ void WriteBehind::Kick() noexcept {
 }
 
 void WriteBehind::Run() {
-  while (!stop_.load(std::memory_order_acquire)) {
+  while (true) {
+    // Before all that kicks announce.
     const uint32_t kicks = kicks_.load(std::memory_order_seq_cst);
+    if (stop_.load(std::memory_order_acquire)) break;
     while (IssueNext()) {
     }
     if (issued_ != written()) {

@@ -57,7 +57,7 @@ class WriteBehind {
   void Stop();
 
   enum class Copy { kIfRoom, kNever };
-  // False when the queue is full: Await(written()) is over when it is not.
+  // False when the queue is full: see AwaitRoom().
   [[nodiscard]] bool Append(SlotId first, uint32_t pages, const std::byte* memory, Copy copy,
                             Ticket* ticket) noexcept;
   // Gives a slab back to the file when what is queued for it is written.
@@ -65,7 +65,11 @@ class WriteBehind {
   // Whether any release was still to come: it has by the return.
   bool AwaitReleases() noexcept;
 
-  bool has_room() const noexcept { return appended_.load() - written_.load() < kEntries; }
+  bool has_room() const noexcept {
+    const uint64_t written = written_.load();  // First: what is appended is never behind it.
+    return appended_.load() - written < kEntries;
+  }
+  void AwaitRoom() noexcept;
   // All before this one are done with.
   uint64_t written() const noexcept { return written_.load(std::memory_order_acquire); }
   bool IsWritten(uint64_t sequence) const noexcept { return written() > sequence; }

@@ -5,11 +5,13 @@
 
 #include <cerrno>
 #include <random>
+#include <thread>
 
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/parker.h"
 #include "test/libos/remote/remote_rig.h"
+#include "test/support/proxy.h"
 #include "test/support/small_file_system.h"
 #include "test/support/together.h"
 
@@ -28,9 +30,10 @@ std::string MessageOf(const RemoteOptions& options) {
 }
 
 struct Rig {
-  explicit Rig(uint32_t slabs = 2, const std::string& folder = "") {
+  explicit Rig(uint32_t slabs = 2, const std::string& folder = "", bool behind_proxy = false) {
     Start(0, slabs);
     address = server->tcp();
+    if (behind_proxy) address = proxy.emplace(address).address();
     const std::string path = (folder.empty() ? dir.path() : folder) + "/backup";
     auto made = MakePool({.pool = address.ToString(),
                           .backup = path,
@@ -81,6 +84,7 @@ struct Rig {
 
   TempDir dir;
   std::optional<ServerThread> server;
+  std::optional<Proxy> proxy;
   ServerAddress address;
   std::unique_ptr<RemoteBackend> pool;
   SlotId slab;
@@ -253,6 +257,31 @@ TEST_CASE("where the file has no room a slab is at servers alone, and that is co
   CHECK(errors[2] == 0);
   CHECK(errors[3] != 0);
   CHECK(errors[3] != -1);
+}
+
+TEST_CASE("what is in no file is waited for, as without one, when its server is silent",
+          "[remote]") {
+  int read_from_file = -2;
+  int read_when_back = -2;
+  PoolHealth health;
+  const bool ran = OnSmallFileSystem(kSlabSize + kSlabSize / 2, [&](const TempDir& dir) {
+    Rig rig(2, dir.path(), true);
+    SlotId second;
+    REQUIRE(rig.pool->PlaceSlab(&second) == IoResult::kOk);
+    REQUIRE(rig.Write(rig.slab, kRun, 1) == 0);
+    REQUIRE(rig.Write(second, kRun, 1) == 0);
+    rig.proxy->Hold(true);
+    read_from_file = rig.Read(rig.slab, kRun, 1);
+    std::thread reader([&] { read_when_back = rig.Read(second, kRun, 1); });
+    rig.proxy->Hold(false);
+    reader.join();
+    health = rig.pool->health();
+    rig.pool.reset();
+  });
+  if (!ran) return;
+  CHECK(read_from_file == 0);
+  CHECK(read_when_back == 0);
+  CHECK(health.lost_slabs == 0);
 }
 
 #ifdef SPIRITOS_FAILPOINTS

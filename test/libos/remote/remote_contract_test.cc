@@ -320,7 +320,7 @@ TEST_CASE("no call of a pool changes errno", "[remote]") {
 TEST_CASE("an injected failure ends its request with the errno and no other", "[remote]") {
   const std::string kind = GENERATE(from_range(PoolKinds()));
   const bool reads = GENERATE(true, false);
-  if (kind.starts_with("backup")) return;  // What fails at one place is had from the other.
+  if (kind.find("backup") != kind.npos) return;  // What fails at one place is had from the other.
   INFO(kind << (reads ? ", reads" : ", writes"));
   RemoteRig rig(kind);
   const SlotId slab = rig.Place();

@@ -103,7 +103,7 @@ inline int Run(RemoteBackend& pool, IoOp op, Lane lane, SlotId first, uint32_t p
 
 inline constexpr std::array<Lane, kLanes> kAllLanes = {Lane::kDemand, Lane::kPrefetch,
                                                        Lane::kWriteBack};
-inline constexpr std::array<const char*, 16> kPoolKinds = {"embedded",
+inline constexpr std::array<const char*, 17> kPoolKinds = {"embedded",
                                                            "file",
                                                            "file without io_uring",
                                                            "shaped embedded",
@@ -115,6 +115,7 @@ inline constexpr std::array<const char*, 16> kPoolKinds = {"embedded",
                                                            "tls",
                                                            "backup",
                                                            "backup alone",
+                                                           "encrypted backup",
                                                            "encrypted embedded",
                                                            "encrypted file",
                                                            "encrypted tcp",
@@ -145,7 +146,7 @@ class RemoteRig {
     } else if (kind.ends_with("tcp")) {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(ServerPool::Create({.servers = {server_->tcp()}, .tenant = "test"}));
-    } else if (kind.starts_with("backup")) {
+    } else if (kind.find("backup") != kind.npos) {
       server_.emplace(ServerOptions{.tcp_port = 0, .memory = size});
       Keep(MakePool({.pool = server_->tcp().ToString(),
                      .backup = dir_.file("backup"),

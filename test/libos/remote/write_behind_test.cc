@@ -67,7 +67,7 @@ TEST_CASE("the newest bytes are in the queue or in the file, whatever is under w
     WriteBehind::Ticket ticket;
     while (!rig.behind->Append(rig.slab + PageCount(first), pages, out[0],
                                WriteBehind::Copy::kIfRoom, &ticket)) {
-      rig.behind->Await(rig.behind->written());
+      rig.behind->AwaitRoom();
     }
     copied += ticket.copied ? 1 : 0;
     if (!ticket.copied) rig.behind->Await(ticket.sequence);
