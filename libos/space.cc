@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "libos/base/check.h"
+#include "libos/base/clock.h"
 #include "libos/base/mapping.h"
 #include "libos/base/status.h"
 #include "libos/options_env.h"
@@ -20,6 +21,8 @@ namespace {
 
 // Unless asked for: what any disk makes good use of.
 constexpr Bytes kMaxBackupBuffer(64 << 20);
+// Pages that others keep touching are tried to be hidden for so long.
+constexpr uint64_t kHidePatienceNs = 2'000'000'000;
 
 absl::Status CheckPages(AddressRange range) {
   const bool aligned = reinterpret_cast<uintptr_t>(range.begin) % kPageSize == 0 &&
@@ -323,7 +326,8 @@ absl::Status Space::Impl::Protect(AddressRange range, int protection) {
 // A sweep reads its victims, so a page that may not be read must not be resident:
 // PROT_NONE sends it away first and keeps it from coming back.
 absl::Status Space::Impl::HidePages(Zone& zone, uint32_t begin, uint32_t end) {
-  for (int attempt = 0; attempt < 100; ++attempt) {
+  const uint64_t deadline = NowNs() + kHidePatienceNs;
+  for (int attempt = 0; attempt < 100 || NowNs() < deadline; ++attempt) {
     evictors_->SweepNow(zone, begin, end);
     pager_.EnterExclusive(zone, begin, end);
     bool mapped = false;

@@ -38,7 +38,8 @@ struct Rig {
     auto made = MakePool({.pool = address.ToString(),
                           .backup = path,
                           .backup_buffer = Bytes(kBufferPages * kPageSize),
-                          .dead_after_ns = 1'000'000'000});
+                          .dead_after_ns = 1'000'000'000,
+                          .give_up_after_ns = behind_proxy ? 30'000'000'000u : 2'000'000'000u});
     INFO(made.status().ToString());
     REQUIRE(made.ok());
     pool = *std::move(made);
