@@ -226,7 +226,13 @@ class Replayer {
   explicit Replayer(uint64_t seed) : random_(seed) {}
 
   void Stop() { stopped_.store(true); }
-  uint64_t told(Lie lie) const { return told_[static_cast<size_t>(lie)].load(); }
+  // Replies seldom come together where each is waited for.
+  bool has_told_each() const {
+    for (size_t lie = 0; lie < kLies; ++lie) {
+      if (told_[lie].load() == 0 && static_cast<Lie>(lie) != Lie::kReplySwapped) return false;
+    }
+    return true;
+  }
   uint64_t told() const {
     uint64_t all = 0;
     for (const auto& told : told_) all += told.load();
@@ -329,13 +335,7 @@ void ReplayOnTheWire(uint64_t replays, uint32_t copies, bool encrypted) {
   std::string pool = proxy.address().ToString();
   if (copies == 2) pool += "," + two.tcp().ToString();
   Workload rounds(pool, copies, encrypted);
-  while (replayer.told() < replays) rounds.Go();
-  for (size_t lie = 0; lie < kLies; ++lie) {
-    INFO("lie " << lie);
-    // Replies seldom come together where each is waited for.
-    if (static_cast<Lie>(lie) != Lie::kReplySwapped)
-      CHECK(replayer.told(static_cast<Lie>(lie)) != 0);
-  }
+  while (replayer.told() < replays || !replayer.has_told_each()) rounds.Go();
   replayer.Stop();
   rounds.Go();
   const uint64_t lost = rounds.lost();
