@@ -377,7 +377,7 @@ PoolHealth ServerPool::health() const noexcept {
 std::string ServerPool::description() const {
   std::string text = fmt::format("{} server{}", links_.size(), links_.size() == 1 ? "" : "s");
   if (options_.copies > 1) text += fmt::format(", {} copies of each slab", options_.copies);
-  for (const auto& link : links_) text += " " + link->address().ToString();
+  for (const auto& link : links_) text += fmt::format(" {}", link->address().ToString());
   return text;
 }
 

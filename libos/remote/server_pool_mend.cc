@@ -78,8 +78,8 @@ bool ServerPool::BeginMending() {
   if (degraded == 0) {
     mending_.stale = false;
     if (std::exchange(mending_.degraded, false)) {
-      LogWarning(fmt::format("the pool is whole again: every slab that is left has {} copies",
-                             options_.copies));
+      LogWarning(fmt::format("the pool is whole again: every slab that is left has {} cop{}",
+                             options_.copies, options_.copies == 1 ? "y" : "ies"));
     }
     return false;
   }

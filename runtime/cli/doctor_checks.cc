@@ -156,7 +156,7 @@ Finding CheckRdma() {
   std::error_code error;
   std::string devices;
   for (const auto& entry : std::filesystem::directory_iterator("/sys/class/infiniband", error)) {
-    devices += (devices.empty() ? "" : " ") + entry.path().filename().string();
+    devices += fmt::format("{}{}", devices.empty() ? "" : " ", entry.path().filename().string());
   }
   if (!devices.empty()) return {"RDMA devices", Grade::kGood, devices, ""};
   return {"RDMA devices", Grade::kNote, "none: servers are reached over TCP or shared memory",

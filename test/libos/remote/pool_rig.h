@@ -35,7 +35,7 @@ class Servers {
     auto made = ServerPool::Create({.servers = addresses_,
                                     .tenant = "test",
                                     .copies = copies,
-                                    .dead_ms = 200,
+                                    .dead_ms = 1'500,  // A slow machine is no dead one.
                                     .give_up_ms = give_up_ms});
     INFO(made.status().ToString());
     REQUIRE(made.ok());
