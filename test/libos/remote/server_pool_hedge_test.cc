@@ -41,15 +41,21 @@ TEST_CASE("a read that is late is answered by the other server, and the late ans
   ServerPool& pool = *mirror.pool;
   Content content(pool);
   content.WriteAll(1);
-  // Which copy a read asks first, and which proxy it is behind.
+  // Which copy a read asks first: a slow machine may have it ask both.
   const Pages memory(2);
-  IoRequest read;
-  Prepare(read, IoOp::kRead, Lane::kDemand, content.slab(), 1, memory[0]);
-  SubmitWhenFree(pool, read);
-  pool.Wait(read);
-  const uint8_t first = read.sources.load();
+  uint8_t first = 0;
+  uint64_t hedged;
+  do {
+    hedged = pool.health().hedged_reads;
+    IoRequest read;
+    Prepare(read, IoOp::kRead, Lane::kDemand, content.slab(), 1, memory[0]);
+    SubmitWhenFree(pool, read);
+    pool.Wait(read);
+    first = read.sources.load();
+  } while (pool.health().hedged_reads != hedged);
+  uint32_t late_ones = 0;
   for (Proxy& proxy : mirror.proxies) {
-    const uint64_t hedged = pool.health().hedged_reads;
+    const uint64_t won = pool.health().hedges_won;
     by_half ? proxy.HalveNextPage() : proxy.Hold(true);
     IoRequest late;
     Prepare(late, IoOp::kRead, Lane::kDemand, content.slab() + PageCount(7), 1, memory[0]);
@@ -61,8 +67,8 @@ TEST_CASE("a read that is late is answered by the other server, and the late ans
       proxy.Hold(false);
       continue;
     }
-    CHECK(pool.health().hedged_reads == hedged + 1);
-    CHECK(pool.health().hedges_won == hedged + 1);
+    ++late_ones;
+    CHECK(pool.health().hedges_won > won);
     std::memset(memory[0], 0xEE, kPageSize);
     // Answers come in order: behind this one's the late one is there.
     IoRequest behind;
@@ -77,7 +83,7 @@ TEST_CASE("a read that is late is answered by the other server, and the late ans
     CHECK(std::all_of(memory[0], memory[0] + kPageSize,
                       [](std::byte byte) { return byte == std::byte{0xEE}; }));
   }
-  CHECK(pool.health().hedges_won == 1);
+  CHECK(late_ones == 1);
   content.CheckAll();
 }
 
