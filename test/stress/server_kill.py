@@ -77,9 +77,8 @@ class Shared:
         self.pool = f"shm://{self.socket}"
 
     def start(self, again):
-        # What the last one served is adopted; a little room is for new slabs.
-        memory = "256M" if again else "1G"
-        return Server(self.program, ["--unix", str(self.socket), "--memory", memory])
+        # What the last one served is adopted, and counts.
+        return Server(self.program, ["--unix", str(self.socket), "--memory", "1G"])
 
 
 class Warm:
