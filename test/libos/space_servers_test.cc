@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spaces over memory servers that forget, or whose memory rots.
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
 
 #include <atomic>
@@ -11,10 +10,10 @@
 #include <string>
 #include <thread>
 
-#include "libos/base/clock.h"
 #include "libos/remote/server_pool.h"
 #include "libos/space.h"
 #include "test/support/child.h"
+#include "test/support/eventually.h"
 #include "test/support/lost_access.h"
 #include "test/support/rotting_server.h"
 #include "test/support/server_thread.h"
@@ -170,16 +169,6 @@ TEST_CASE("every access to a page that went with its only server fails", "[space
   CHECK(space->GetStats().lost_slabs == 1);
 }
 
-template <typename Condition>
-void Await(const char* what, Condition condition) {
-  const uint64_t deadline = NowNs() + 20'000'000'000;
-  INFO("waiting until " << what);
-  while (!condition()) {
-    REQUIRE(NowNs() < deadline);
-    sched_yield();
-  }
-}
-
 TEST_CASE("a full server stops a program at its budget, until another gives slabs back",
           "[space][uffd]") {
   ServerThread server({.tcp_port = 0, .memory = Bytes(2 * kSlabSize), .lock_memory = false});
@@ -211,7 +200,7 @@ TEST_CASE("a full server stops a program at its budget, until another gives slab
       stored.store(page + 1);
     }
   });
-  Await("the program has no frame left, and nothing can leave", [&] {
+  Eventually("the program has no frame left, and nothing can leave", [&] {
     const Stats stats = late->GetStats();
     return stats.free_frames.raw() == 0 && stats[Metric::kWriteErrors] > 100;
   });

@@ -7,10 +7,10 @@
 #include <random>
 #include <thread>
 
-#include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
 #include "libos/base/parker.h"
 #include "test/libos/remote/remote_rig.h"
+#include "test/support/eventually.h"
 #include "test/support/proxy.h"
 #include "test/support/small_file_system.h"
 #include "test/support/together.h"
@@ -90,16 +90,6 @@ struct Rig {
   std::unique_ptr<RemoteBackend> pool;
   SlotId slab;
 };
-
-template <typename Condition>
-void Eventually(const char* what, Condition condition) {
-  const uint64_t deadline = NowNs() + 30'000'000'000;
-  INFO("waiting until " << what);
-  while (!condition()) {
-    REQUIRE(NowNs() < deadline);
-    sched_yield();
-  }
-}
 
 TEST_CASE("a backup that makes no sense is refused with its knob", "[remote]") {
   TempDir dir;

@@ -3,15 +3,13 @@
 // checked.
 #pragma once
 
-#include <sched.h>
-
 #include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "libos/base/clock.h"
 #include "test/libos/remote/remote_rig.h"
+#include "test/support/eventually.h"
 
 namespace spiritos {
 
@@ -55,16 +53,6 @@ class Servers {
   std::vector<ServerAddress> addresses_;
   std::vector<std::unique_ptr<ServerThread>> servers_;
 };
-
-template <typename Condition>
-void Eventually(const char* what, Condition condition) {
-  const uint64_t deadline = NowNs() + 30'000'000'000;
-  INFO("waiting until " << what);
-  while (!condition()) {
-    REQUIRE(NowNs() < deadline);
-    sched_yield();
-  }
-}
 
 // Pages of one slab, and which version each must have.
 class Content {
