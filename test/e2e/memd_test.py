@@ -164,6 +164,7 @@ class Drain(unittest.TestCase):
                   stderr=subprocess.PIPE) as (said, process):
             process.send_signal(signal.SIGUSR1)
             line_with("draining", process.stderr)
+            line_with("have come back", process.stderr)
             self.assertEqual(gauge(said, "slabs_free"), 0)
             process.send_signal(signal.SIGHUP)
             line_with("2 slabs", process.stderr)

@@ -10,6 +10,10 @@
 
 namespace spiritos {
 
+void Reclaim::Begin() {
+  if (state_ == State::kContent) state_ = State::kAsking;
+}
+
 bool Reclaim::Look(uint64_t excess, uint64_t fixed, uint64_t now_ns) {
   const uint64_t before = std::exchange(excess_, excess);
   if (excess == 0) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reclaim: how far a memory server has come with taking slabs back, for its log.
 //
-//   Content --excess--> Asking --none came back for kStuckNs--> Stuck --one does--> Asking
-//      ^                  |                                       |
-//      +---- no excess ---+---------------------------------------+
+//   Content --excess, Begin()--> Asking --none came back for kStuckNs--> Stuck
+//      ^                         |    ^                                  |  |
+//      +------- no excess -------+    +------------- one does -----------+  |
+//      +------- no excess --------------------------------------------------+
 //
 // Nobody is forced: what tenants have no other room for stays where it is, as it may be
 // the only copy. Threads: the server's one.
@@ -18,6 +19,8 @@ class Reclaim {
   // Moving a slab takes a fraction of a second; a tenant has many to move, one at a time.
   static constexpr uint64_t kStuckNs = 10'000'000'000;
 
+  // All are wanted back from now on: that none is rented will be said, even if none was.
+  void Begin();
   // `excess` slabs are rented that should not be, `fixed` of them cannot be moved. True
   // when it has just come to be stuck.
   bool Look(uint64_t excess, uint64_t fixed, uint64_t now_ns);

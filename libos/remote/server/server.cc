@@ -194,6 +194,7 @@ absl::Status MemoryServer::Resize(Bytes memory) {
 
 void MemoryServer::Drain() {
   store_.SetLimit(0);
+  draining_.store(true, std::memory_order_release);  // Pairs with AskBack(): after the limit.
   WakeRefiller();
 }
 
@@ -493,6 +494,7 @@ void MemoryServer::Review(uint64_t now_ns) {
 }
 
 void MemoryServer::AskBack(uint64_t now_ns) {
+  if (draining_.exchange(false, std::memory_order_acquire)) reclaim_.Begin();
   const uint64_t excess = store_.excess();
   const uint64_t fixed = tenancy_.AskBack(excess);
   if (reclaim_.Look(excess, fixed, now_ns)) counters_.Add(ServerCounter::kReclaimsStuck);

@@ -126,6 +126,7 @@ class MemoryServer {
   ServerCounters counters_;
   ServerParts parts_;
   Reclaim reclaim_;
+  std::atomic<bool> draining_{false};  // Drain() was called: for the serving thread.
   uint64_t restored_ = 0;  // Slabs of the server before this one.
 
   UniqueFd epoll_;
