@@ -476,6 +476,13 @@ void Pager::EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept {
   }
 }
 
+void Pager::AdoptPage(Zone& zone, uint32_t index) noexcept {
+  PageWord word = zone.pages[index].Load();
+  const bool taken =
+      word.state() == PageState::kEmpty && zone.pages[index].Take(word, ResidentWord(word));
+  SPIRITOS_CHECK(taken, "page {:#x} has memory and word {:#x}", zone.vpn(index).raw(), word.raw());
+}
+
 bool Pager::ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end, uint32_t* claimed) noexcept {
   EnterExclusive(zone, begin, end);
   SPIRITOS_PAUSE_POINT(kRangeOwned);

@@ -64,6 +64,8 @@ class Pager final : public FaultSink, public SpareWork {
 
   // Brings the page in, as a load would.
   void Touch(Zone& zone, uint32_t index) noexcept { Serve(zone, index, FaultKind::kMissing); }
+  // A page that has memory already. REQUIRES: its zone is owned.
+  void AdoptPage(Zone& zone, uint32_t index) noexcept;
   // Brings `count` pages from `index` in while frames are plentiful; stops at the
   // first that would have to wait. The pages it brought.
   uint32_t BringIn(Zone& zone, uint32_t index, uint32_t count) noexcept;

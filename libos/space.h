@@ -45,6 +45,13 @@ class SPIRITOS_PUBLIC Space {
   // kResourceExhausted when the pool cannot hold them.
   absl::StatusOr<AddressRange> CreateRegion(Bytes size);
 
+  // Makes a region of private anonymous memory that is there already, in place: its pages
+  // keep their bytes, and those that have memory count in the budget from now on. What
+  // does not fit is evicted before the call returns. Threads may use the range meanwhile.
+  // REQUIRES: `range` begins on 4 MiB, is readable and writable, and is shared with no
+  // child of fork(2).
+  absl::Status Adopt(AddressRange range);
+
   // Gives a region back, or any part of one that begins and ends on a page:
   // munmap(2). Its pages' slots and frames are free afterwards.
   absl::Status Unmap(AddressRange range);

@@ -40,6 +40,7 @@ class Space::Impl {
   absl::Status Start();
 
   absl::StatusOr<AddressRange> CreateRegion(Bytes size);
+  absl::Status Adopt(AddressRange range);
   absl::Status Unmap(AddressRange range);
   absl::Status Discard(AddressRange range);
   absl::Status Protect(AddressRange range, int protection);
@@ -57,6 +58,7 @@ class Space::Impl {
  private:
   friend class SpaceTestPeer;
 
+  static absl::Status CheckPages(AddressRange range);
   // Calls visit(region, first page, first and last+1 page index in its zone) for
   // each zone's part of `range`; stops at the first error.
   template <typename Visit>
@@ -66,6 +68,14 @@ class Space::Impl {
                                                   std::vector<std::shared_ptr<Slab>> slabs,
                                                   uint32_t first_page)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds what a region of `size` needs to `slabs`: how many. To be reserved by Own().
+  absl::StatusOr<uint64_t> AddSlabs(Bytes size, uint32_t first_page,
+                                    std::vector<std::shared_ptr<Slab>>& slabs) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Faults in it are ours from here on.
+  absl::Status Cover(Region& region);
+  void Own(std::unique_ptr<Region> region, uint64_t new_slabs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status UnmapLocked(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckUnpinned(AddressRange range);
   // Takes the bytes out of pages [begin, end) and sets their words to `to(word)`.
@@ -73,6 +83,7 @@ class Space::Impl {
   absl::Status HidePages(Zone& zone, uint32_t begin, uint32_t end);
   // Evicts until no frame is owed; false when what is left cannot leave.
   bool PayDebt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GiveZones(Region& region);
   // Gives back zones and slabs of a region that has no pages left.
   void Retire(Region& region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -61,28 +61,31 @@ void Evictor::Wake() noexcept {
 
 void Evictor::Run() {
   pthread_setname_np(pthread_self(), "spiritos-evict");
+  bool gave_up = false;
   while (!stopping_.load(std::memory_order_seq_cst)) {
     const bool wanted = group_.WorkWanted() || group_.SpareWorkWanted();
-    if (wanted && !group_.passive() && list_ < group_.active_evictors()) {
-      Work();
+    if (!gave_up && wanted && !group_.passive() && list_ < group_.active_evictors()) {
+      gave_up = !Work();
     } else {
-      SleepUntilNeeded();
+      SleepUntilNeeded(gave_up);
+      gave_up = false;
     }
   }
 }
 
-void Evictor::SleepUntilNeeded() {
+void Evictor::SleepUntilNeeded(bool gave_up) {
   sleeping_.store(1, std::memory_order_seq_cst);
   // Whoever lowers the level looks at `sleeping_` afterwards; here it is the
   // other way around.
   const FreeFramePool& frames = group_.context_.frames;
   const bool short_of_frames = frames.level() < frames.watermarks().low || frames.waiters() != 0;
   const bool wanted = short_of_frames || group_.SpareWorkWanted();
-  const bool needed = wanted && !group_.passive() && list_ < group_.active_evictors();
+  const bool needed = !gave_up && wanted && !group_.passive() && list_ < group_.active_evictors();
   if (needed || stopping_.load(std::memory_order_seq_cst)) {
     sleeping_.store(0, std::memory_order_seq_cst);
     return;
   }
+  group_.context_.parker.Unpark(this);  // AwaitIdle().
   while (sleeping_.load(std::memory_order_seq_cst) == 1) FutexWait(sleeping_, 1);
 }
 
@@ -109,9 +112,15 @@ bool Evictor::BeginOne(uint32_t slot) {
 void Evictor::FinishOne(uint32_t slot) {
   Zone* const zone = sweeps_[slot]->zone();
   const uint32_t reached = sweeps_[slot]->reached();
-  sweeps_[slot]->Finish(group_.context_);
+  const uint32_t freed = sweeps_[slot]->Finish(group_.context_);
+  barren_ = freed != 0 ? 0 : barren_ + 1;
   group_.ReturnZone(*zone, reached);
   guards_[slot].reset();
+}
+
+bool Evictor::Hopeless() const noexcept {
+  const uint64_t zones = group_.context_.zones.size() + 1;
+  return fruitless_ > 4 * zones || barren_ > zones;
 }
 
 void Evictor::Review(uint64_t now) {
@@ -125,7 +134,7 @@ void Evictor::Review(uint64_t now) {
   if (placement_.crowded()) group_.ReportCrowded(busy, window);
 }
 
-void Evictor::Work() {
+bool Evictor::Work() {
   const uint32_t depth = group_.options_.pipeline;
   uint32_t head = 0;  // The oldest sweep in flight.
   uint32_t in_flight = 0;
@@ -176,13 +185,14 @@ void Evictor::Work() {
       FinishOne(head);
       head = (head + 1) % depth;
       --in_flight;
+      if (barren_ != 0 && Hopeless()) break;
       continue;
     }
     if (in_flight == 0 && !began) {
       if (spare) continue;
       if (!wanted) break;
       // Nothing could be claimed now. Ending the turn lets a fault decide.
-      if (fruitless_ == 0 || fruitless_ > 4 * (group_.context_.zones.size() + 1)) break;
+      if (fruitless_ == 0 || Hopeless()) break;
     }
   }
   // Nothing stays half-evicted.
@@ -196,6 +206,7 @@ void Evictor::Work() {
     group_.context_.metrics.Add(Metric::kEvictorBusyNs, end - window_begin - waited_ns);
     group_.context_.metrics.Add(Metric::kEvictorCpuNs, ThreadCpuNs() - cpu_begin);
   }
+  return !Hopeless();
 }
 
 }  // namespace spiritos

@@ -37,12 +37,18 @@ class Evictor {
   void Stop();
   // Wakes the thread if it sleeps; a load when it does not. Context: signal.
   void Wake() noexcept;
+  // It has no zone in hand, and takes none before it is woken.
+  bool asleep() const noexcept { return sleeping_.load(std::memory_order_seq_cst) != 0; }
 
  private:
   void Run();
-  void SleepUntilNeeded();
-  // Sweeps until frames suffice, then drains the pipeline.
-  void Work();
+  // Until woken; at once where frames are short, unless it `gave_up`.
+  void SleepUntilNeeded(bool gave_up);
+  // Sweeps until frames suffice, then drains the pipeline. False when no page could
+  // leave: trying again is for those who wait for frames, and wake it.
+  bool Work();
+  // Every zone was tried, and no page could leave: pinned, or the pool takes none.
+  bool Hopeless() const noexcept;
   bool BeginOne(uint32_t slot);
   void FinishOne(uint32_t slot);
   // Every few milliseconds of work: where to run, how many evictors, whether at all.
@@ -55,6 +61,7 @@ class Evictor {
   std::array<std::optional<Epoch::Guard>, kMaxPipeline> guards_;
   CorePlacement placement_;
   uint32_t fruitless_ = 0;  // Zones in a row that had no victim.
+  uint32_t barren_ = 0;     // Sweeps in a row whose victims all stayed.
   uint64_t reviewed_at_ = 0;
   uint64_t busy_from_ = 0;  // Since when it is at work, or the last review.
   uint64_t busy_ns_ = 0;    // At work before that and after the last review.

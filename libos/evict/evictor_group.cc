@@ -271,6 +271,13 @@ bool EvictorGroup::PayDebt() noexcept {
   return true;
 }
 
+void EvictorGroup::AwaitIdle() noexcept {
+  for (uint32_t e = 0; e < evictor_count_; ++e) {
+    const Evictor* const evictor = evictors_[e].get();
+    context_.parker.Wait(evictor, [evictor] { return evictor->asleep(); });
+  }
+}
+
 void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
   context_.metrics.Add(Metric::kEvictorBusyNs, busy_ns);
   context_.metrics.Add(Metric::kEvictorCpuNs, cpu_ns);

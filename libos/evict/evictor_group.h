@@ -84,6 +84,10 @@ class EvictorGroup {
   // Evicts until the pool's debt is paid; false when nothing more can be evicted.
   bool PayDebt() noexcept;
 
+  // Waits until no evictor has a zone in hand; provided that nobody faults, none takes
+  // one afterwards.
+  void AwaitIdle() noexcept;
+
   // Wakes evictors: frames are short.
   void Kick() noexcept;
   // After a sweep that got to page `reached`: back on the list, to its front when

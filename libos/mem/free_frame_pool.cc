@@ -55,6 +55,15 @@ int64_t FreeFramePool::TryTake(int64_t n) noexcept {
   return taken;
 }
 
+void FreeFramePool::TakeOwed(int64_t n) noexcept {
+  LockGuard guard(lock_);
+  const int64_t taken = std::min(n, free_);
+  free_ -= taken;
+  debt_ += n - taken;
+  handed_out_.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+  PublishLevel();
+}
+
 void FreeFramePool::Give(int64_t n) noexcept {
   uint64_t first = 0;
   uint64_t last = 0;

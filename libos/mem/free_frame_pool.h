@@ -43,6 +43,8 @@ class FreeFramePool {
 
   // Takes up to `n` frames; how many it got. Never takes what waiters are owed.
   int64_t TryTake(int64_t n) noexcept;
+  // Takes `n` frames, there or not; what is not is debt.
+  void TakeOwed(int64_t n) noexcept;
   // Returns frames: debt first, then waiters in order, then the pool.
   void Give(int64_t n) noexcept;
 

@@ -7,6 +7,7 @@
 //                                           Thawing <-------+   a store into a Leaving page, or
 //                                                               into a frozen Resident one
 //
+//   A page that had memory when its region was made begins Resident.
 //   Read-ahead: Remote -> Loading -> Standby, and from there on as drawn.
 //   Also: Loading goes back where it came from when its zone is closed (a drop or
 //   a range call is at work there) or its read failed; Leaving and Zapping go back

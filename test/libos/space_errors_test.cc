@@ -139,6 +139,20 @@ TEST_CASE("without permission thread mode says what is missing", "[space][errors
   CHECK(end.text.find("CAP_SYS_PTRACE") != std::string::npos);
 }
 
+TEST_CASE("evictors rest when the pool takes no page", "[space][errors][uffd]") {
+  auto pool = std::make_unique<UnrulyPool>(1, 1);
+  SlotId only;
+  REQUIRE(pool->PlaceSlab(&only) == IoResult::kOk);  // Somebody else has it.
+  auto space = SpaceTestPeer::Create({.budget = 8_MiB}, std::move(pool)).value();
+  const AddressRange region = space->CreateRegion(16_MiB).value();
+  // Until fewer frames are left than evictors want free.
+  uint64_t page = 0;
+  while (space->GetStats().free_frames > 96_pages) WordOf(region, page++) = 1;
+  space->Drain();  // Returns when no evictor works.
+  CHECK(SpaceTestPeer::Count(*space).in_motion() == 0);
+  CHECK(space->GetStats()[Metric::kEvictedPages] == 0);
+}
+
 TEST_CASE("a pool that never places a slab stops the process by name, not with a hang",
           "[.long][space][errors][uffd]") {
   const ChildEnd end = RunInChild([] {

@@ -127,7 +127,7 @@ class MemoryServer {
   ServerParts parts_;
   Reclaim reclaim_;
   std::atomic<bool> draining_{false};  // Drain() was called: for the serving thread.
-  uint64_t restored_ = 0;  // Slabs of the server before this one.
+  uint64_t restored_ = 0;              // Slabs of the server before this one.
 
   UniqueFd epoll_;
   UniqueFd wake_;  // An eventfd: stop.

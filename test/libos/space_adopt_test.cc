@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that was there before the space: its bytes, its frames, stores meanwhile.
+#include <sys/mman.h>
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "libos/base/mapping.h"
+#include "libos/space.h"
+
+namespace spiritos {
+namespace {
+
+std::unique_ptr<Space> MakeSpace(Bytes budget, FaultMode mode) {
+  Options options;
+  options.budget = budget;
+  options.fault.mode = mode;
+  auto space = Space::Create(options);
+  if (!space.ok()) FAIL(space.status().ToString());
+  return *std::move(space);
+}
+
+// A range of pages that the space will own: it is unmapped with its region.
+AddressRange MapPages(Bytes size) {
+  return Mapping::Anonymous(size, kZoneSize, "test").value().Release();
+}
+
+uint64_t* WordOf(AddressRange range, size_t page) {
+  return reinterpret_cast<uint64_t*>(range.begin + page * kPageSize);
+}
+
+TEST_CASE("memory that was there keeps its bytes when it becomes far", "[space][uffd]") {
+  const auto mode = GENERATE(FaultMode::kSigbus, FaultMode::kThread);
+  const bool huge = GENERATE(false, true);
+  const Bytes size = 40_MiB + Bytes(3 * kPageSize);  // Its last zone is not whole.
+  const AddressRange range = MapPages(size);
+  if (huge) REQUIRE(madvise(range.begin, size.raw(), MADV_HUGEPAGE) == 0);
+  const size_t pages = size.raw() / kPageSize;
+  uint64_t read = 0;
+  size_t touched = 0;
+  for (size_t page = 0; page < pages; ++page) {
+    if (page % 3 == 0) *WordOf(range, page) = page + 1;
+    if (page % 3 == 1) read += *WordOf(range, page);
+    touched += page % 3 != 2;
+  }
+  REQUIRE(read == 0);
+  auto space = MakeSpace(8_MiB, mode);
+  REQUIRE(space->Adopt(range).ok());
+  const Stats before = space->GetStats();
+  INFO(before.ToText());
+  CHECK(before.used_frames <= before.budget);
+  CHECK(before[Metric::kEvictedPages] >= touched - 2048);
+  CHECK(before.far_pages == PageCount(static_cast<int64_t>(pages)));
+  size_t wrong = 0;
+  for (size_t page = 0; page < pages; ++page) {
+    wrong += *WordOf(range, page) != (page % 3 == 0 ? page + 1 : 0);
+  }
+  CHECK(wrong == 0);
+  space->Drain();
+  CHECK(space->GetStats().used_frames <= space->GetStats().budget);
+  REQUIRE(space->Unmap(range).ok());
+  CHECK(space->GetStats().used_frames == 0_pages);
+}
+
+TEST_CASE("stores while memory becomes far are not lost", "[space][uffd]") {
+  const auto mode = GENERATE(FaultMode::kSigbus, FaultMode::kThread);
+  const auto seed = std::random_device()();
+  CAPTURE(seed);
+  const AddressRange range = MapPages(32_MiB);
+  const size_t pages = range.size.raw() / kPageSize;
+  for (size_t page = 0; page < pages; page += 2) *WordOf(range, page) = 0;
+  auto space = MakeSpace(16_MiB, mode);
+  std::atomic<uint64_t> steps{0};
+  std::atomic<bool> stop{false};
+  constexpr size_t kThreads = 3;
+  std::vector<std::vector<uint64_t>> expected(kThreads, std::vector<uint64_t>(pages));
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(seed + t);
+      while (!stop.load(std::memory_order_relaxed)) {
+        const size_t page = random() % pages;
+        ++WordOf(range, page)[t];
+        ++expected[t][page];
+        steps.fetch_add(1, std::memory_order_relaxed);
+      }
+    });
+  }
+  while (steps.load() < 1000) std::this_thread::yield();
+  const absl::Status status = space->Adopt(range);
+  const uint64_t since = steps.load();
+  while (steps.load() < since + 20000) std::this_thread::yield();
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  REQUIRE(status.ok());
+  size_t wrong = 0;
+  for (size_t t = 0; t < kThreads; ++t) {
+    for (size_t page = 0; page < pages; ++page) {
+      wrong += WordOf(range, page)[t] != expected[t][page];
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(space->GetStats()[Metric::kEvictedPages] > 0);
+}
+
+TEST_CASE("what cannot be adopted is refused and stays as it is", "[space][uffd]") {
+  auto space = MakeSpace(8_MiB, FaultMode::kSigbus);
+  const AddressRange range = MapPages(8_MiB);
+  *WordOf(range, 5) = 7;
+  const auto refused = [&](AddressRange part) { return std::string(space->Adopt(part).message()); };
+  CHECK(refused({range.begin + kPageSize, Bytes(kPageSize)}).find("4 MiB") != std::string::npos);
+  CHECK(refused({range.begin, Bytes(100)}).find("whole pages") != std::string::npos);
+  REQUIRE(space->Adopt({range.begin, 4_MiB}).ok());
+  CHECK(refused(range).find("already") != std::string::npos);
+  CHECK(*WordOf(range, 5) == 7);
+  Options small;
+  small.budget = 8_MiB;
+  small.remote.pool_size = 64_MiB;
+  auto other = Space::Create(small).value();
+  const AddressRange large = MapPages(72_MiB);
+  *WordOf(large, 1) = 9;
+  CHECK(other->Adopt(large).message().find("SPIRITOS_POOL_SIZE") != std::string::npos);
+  CHECK(*WordOf(large, 1) == 9);
+  munmap(large.begin, large.size.raw());
+  REQUIRE(space->Unmap({range.begin, 4_MiB}).ok());
+  munmap(WordOf(range, 1024), 4 << 20);
+}
+
+}  // namespace
+}  // namespace spiritos
