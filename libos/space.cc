@@ -141,9 +141,6 @@ void Space::Impl::Own(std::unique_ptr<Region> region, uint64_t new_slabs) {
 // between its victims as well. So their gates are closed until then.
 absl::Status Space::Impl::Adopt(AddressRange range) {
   SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
-  if (reinterpret_cast<uintptr_t>(range.begin) % kZoneSize != 0) {
-    return InvalidArgument("a region at {}: they begin on 4 MiB", static_cast<void*>(range.begin));
-  }
   SPIRITOS_ASSIGN_OR_RETURN(const Pagemap pagemap, Pagemap::Open());
   LockGuard guard(mutex_);
   for (const auto& region : owned_) {
@@ -152,15 +149,16 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
                              static_cast<void*>(range.begin), range.size.raw());
     }
   }
+  const uint32_t first_page = Zone::IndexOf(Vpn::Of(range.begin));  // No zone in two slabs.
   std::vector<std::shared_ptr<Slab>> slabs;
-  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, AddSlabs(range.size, 0, slabs));
+  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, AddSlabs(range.size, first_page, slabs));
   SPIRITOS_RETURN_IF_ERROR(AdviseRegion(range));
-  auto owned = std::make_unique<Region>(range, std::move(slabs), 0, kZoneListCount);
+  auto owned = std::make_unique<Region>(range, std::move(slabs), first_page, kZoneListCount);
   Region& region = *owned;
   absl::Status status;
   for (size_t z = 0; z < region.zone_count() && status.ok(); ++z) {
     Zone* const zone =
-        region.FindOrMakeZone(region.first() + PageCount(int64_t{kZonePages} * z), zone_pool_);
+        region.FindOrMakeZone(std::max(region.first(), region.ZoneBegin(z)), zone_pool_);
     if (zone == nullptr) {
       status = absl::ResourceExhaustedError("no near memory for a zone");
     } else {
@@ -176,17 +174,17 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
   Own(std::move(owned), new_slabs);
   for (size_t z = 0; z < region.zone_count(); ++z) {
     Zone& zone = *region.zone(z);
-    const auto in_region =
-        static_cast<uint64_t>((region.pages() - (zone.first - region.first())).raw());
-    std::array<bool, kZonePages> touched;
-    const std::span<bool> known(touched.data(), std::min<uint64_t>(kZonePages, in_region));
-    status = pagemap.Read(zone.first, known);
+    const Vpn begin = std::max(region.first(), zone.first);
+    const Vpn end = std::min(region.first() + region.pages(), zone.vpn(kZonePages));
+    std::array<bool, kZonePages> known;
+    const std::span<bool> touched(known.data(), static_cast<size_t>((end - begin).raw()));
+    status = pagemap.Read(begin, touched);
     SPIRITOS_CHECK(status.ok(), "{}", status.ToString());
-    const auto pages = std::count(known.begin(), known.end(), true);
+    const auto pages = std::count(touched.begin(), touched.end(), true);
     frames_.TakeOwed(pages);
     if (pages != 0) zones_.NoteFill(zone);
-    for (uint32_t i = 0; i < known.size(); ++i) {
-      if (known[i]) pager_.AdoptPage(zone, i);
+    for (uint32_t i = 0; i < touched.size(); ++i) {
+      if (touched[i]) pager_.AdoptPage(zone, Zone::IndexOf(begin) + i);
     }
     pager_.LeaveExclusive(zone);
   }

@@ -48,8 +48,7 @@ class SPIRITOS_PUBLIC Space {
   // Makes a region of private anonymous memory that is there already, in place: its pages
   // keep their bytes, and those that have memory count in the budget from now on. What
   // does not fit is evicted before the call returns. Threads may use the range meanwhile.
-  // REQUIRES: `range` begins on 4 MiB, is readable and writable, and is shared with no
-  // child of fork(2).
+  // REQUIRES: `range` is readable and writable, and shared with no child of fork(2).
   absl::Status Adopt(AddressRange range);
 
   // Gives a region back, or any part of one that begins and ends on a page:

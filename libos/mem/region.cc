@@ -12,11 +12,9 @@ Region::Region(AddressRange range, std::vector<std::shared_ptr<Slab>> slabs, uin
       slabs_(std::move(slabs)),
       first_page_(first_page),
       list_count_(list_count),
-      zone_count_((range.size.raw() + kZoneSize - 1) / kZoneSize),
+      zone_count_(ZoneIndex(Vpn::Of(range.end() - 1)) + 1),
       zones_(std::make_unique<std::atomic<Zone*>[]>(zone_count_)) {
   mapped_pages = pages().raw();
-  SPIRITOS_CHECK(reinterpret_cast<uintptr_t>(range.begin) % kZoneSize == 0, "region at {}",
-                 static_cast<void*>(range.begin));
   SPIRITOS_CHECK(slabs_.size() * kSlabPages >= first_page_ + static_cast<uint64_t>(pages().raw()),
                  "{} slabs for {} pages", slabs_.size(), pages().raw());
 }
@@ -26,11 +24,12 @@ Zone* Region::MakeZone(Vpn vpn, ZonePool& pool) noexcept {
   if (made == nullptr) return nullptr;
   const size_t index = ZoneIndex(vpn);
   made->region = this;
-  made->first = first() + PageCount(static_cast<int64_t>(index * kZonePages));
+  made->first = vpn - PageCount(Zone::IndexOf(vpn));
   // Neighbouring zones go to different evictors.
   made->list = static_cast<uint32_t>(made->first.raw() / kZonePages) % list_count_;
   for (uint32_t i = 0; i < kZonePages; ++i) {
-    if (made->vpn(i) >= first() + pages()) made->pages[i].Publish(PageWord().ToHole());
+    const bool inside = made->vpn(i) >= first() && made->vpn(i) < first() + pages();
+    if (!inside) made->pages[i].Publish(PageWord().ToHole());
   }
   Zone* winner = nullptr;
   if (zones_[index].compare_exchange_strong(winner, made, std::memory_order_acq_rel)) return made;

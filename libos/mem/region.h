@@ -60,8 +60,8 @@ class Slab {
 
 class Region {
  public:
-  // Pages beyond `pages` in the last zone do not exist. REQUIRES: range.begin is
-  // a multiple of kZoneSize. `slabs` cover page `first_page` to the last one.
+  // Pages of its first and last zone that are not in it are holes. `slabs` cover page
+  // `first_page` to the last one.
   Region(AddressRange range, std::vector<std::shared_ptr<Slab>> slabs, uint32_t first_page,
          uint32_t list_count);
   Region(const Region&) = delete;
@@ -95,11 +95,16 @@ class Region {
   int64_t mapped_pages = 0;
 
   size_t zone_count() const { return zone_count_; }
+  // Where zone `index` begins, perhaps before the region does.
+  Vpn ZoneBegin(size_t index) const {
+    return first() - PageCount(Zone::IndexOf(first())) +
+           PageCount(static_cast<int64_t>(index * kZonePages));
+  }
   Zone* zone(size_t index) const { return zones_[index].load(std::memory_order_acquire); }
 
  private:
   size_t ZoneIndex(Vpn vpn) const {
-    return static_cast<size_t>((vpn - first()).raw()) / kZonePages;
+    return static_cast<size_t>(vpn.raw() / kZonePages - first().raw() / kZonePages);
   }
   uint64_t SlabPage(Vpn vpn) const {
     return static_cast<uint64_t>((vpn - first()).raw()) + first_page_;
