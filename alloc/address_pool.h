@@ -50,6 +50,10 @@ class AddressPool {
   AddressRange range() const { return range_; }
   Bytes taken() const;
 
+  // Around fork(2), in both processes afterwards: no other thread is inside.
+  void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.lock(); }
+  void AfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.unlock(); }
+
  private:
   static constexpr uint32_t kWordBits = 64;
   static constexpr uint32_t kZoneWords = kZonePages / kWordBits;

@@ -20,13 +20,19 @@ ExtentHooks::ExtentHooks(ExtentSource& source, AddressPool& pool) : source_(sour
 
 void* ExtentHooks::Alloc(extent_hooks_t* hooks, void* new_address, size_t size, size_t alignment,
                          bool* zero, bool* commit, unsigned) noexcept {
-  AddressPool& pool = static_cast<Table*>(hooks)->owner->pool_;
+  ExtentHooks& self = *static_cast<Table*>(hooks)->owner;
+  AddressPool& pool = self.pool_;
   auto* address = static_cast<std::byte*>(new_address);
   if (address == nullptr) {
     address = pool.Take(Bytes(size), alignment);
     if (address == nullptr) return nullptr;
   } else if (!pool.TakeAt({address, Bytes(size)})) {
     return nullptr;  // An extent would have grown, and has a neighbour.
+  }
+  const AddressRange extent{address, Bytes(size)};
+  if (!self.source_.Commit(extent)) {
+    pool.Give(extent);
+    return nullptr;
   }
   *zero = true;
   *commit = true;

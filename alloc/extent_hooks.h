@@ -29,9 +29,16 @@ class ExtentSource {
   virtual ~ExtentSource() = default;
   virtual AddressRange range() const = 0;
 
+  // The pages may be used from now on. False: there is no memory for them. Context: nofault.
+  [[nodiscard]] virtual bool Commit(AddressRange) noexcept { return true; }
+
   // The pages read as zeroes afterwards and hold neither frames nor slots. False:
   // some may not (a pinned page stays). Context: nofault.
   [[nodiscard]] virtual bool Discard(AddressRange range) noexcept = 0;
+
+  // Around fork(2), in both processes afterwards: no other thread is inside.
+  virtual void BeforeFork() noexcept {}
+  virtual void AfterFork() noexcept {}
 };
 
 class ExtentHooks {

@@ -106,6 +106,15 @@ class FarHeap::Impl {
     for (Arena& arena : arenas_) arena.Purge();
   }
 
+  void BeforeFork() noexcept {
+    pool_.BeforeFork();
+    source_->BeforeFork();
+  }
+  void AfterFork() noexcept {
+    source_->AfterFork();
+    pool_.AfterFork();
+  }
+
   Usage GetUsage() const {
     Usage usage{.mapped = pool_.taken().raw()};
     for (const Arena& arena : arenas_) {
@@ -165,6 +174,9 @@ FarHeap::~FarHeap() = default;
 void* FarHeap::Allocate(size_t size, size_t alignment) noexcept {
   return impl_->Allocate(size, alignment);
 }
+
+void FarHeap::BeforeFork() noexcept { impl_->BeforeFork(); }
+void FarHeap::AfterFork() noexcept { impl_->AfterFork(); }
 
 void* FarHeap::AllocateZeroed(size_t size, size_t alignment) noexcept {
   void* const p = impl_->Allocate(size, alignment);

@@ -52,6 +52,10 @@ class SPIRITOS_PUBLIC FarHeap {
   static absl::StatusOr<std::unique_ptr<FarHeap>> Create(Space& space,
                                                          const FarHeapOptions& options = {});
 
+  // Over memory of the caller's own (alloc/extent_hooks.h): for this library.
+  SPIRITOS_HIDDEN static absl::StatusOr<std::unique_ptr<FarHeap>> CreateOver(
+      std::unique_ptr<ExtentSource> source, const FarHeapOptions& options);
+
   // Frees whatever is still allocated. No other call may be under way, no page
   // pinned.
   ~FarHeap();
@@ -77,6 +81,11 @@ class SPIRITOS_PUBLIC FarHeap {
   // threads free meanwhile may stay cached.
   void Purge() noexcept;
 
+  // Around fork(2), in both processes afterwards, where the child has the heap's memory: no
+  // other thread is inside. What a core's cache holds at that moment the child may lose.
+  void BeforeFork() noexcept;
+  void AfterFork() noexcept;
+
   struct Usage {
     size_t allocated = 0;  // In live allocations, and in freed objects that caches hold.
     size_t active = 0;     // In pages with an allocation on them.
@@ -87,8 +96,6 @@ class SPIRITOS_PUBLIC FarHeap {
  private:
   friend class FarHeapTestPeer;
   class SPIRITOS_HIDDEN Impl;
-  SPIRITOS_HIDDEN static absl::StatusOr<std::unique_ptr<FarHeap>> CreateOver(
-      std::unique_ptr<ExtentSource> source, const FarHeapOptions& options);
   explicit FarHeap(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
 };

@@ -143,11 +143,9 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
   SPIRITOS_RETURN_IF_ERROR(CheckPages(range));
   SPIRITOS_ASSIGN_OR_RETURN(const Pagemap pagemap, Pagemap::Open());
   LockGuard guard(mutex_);
-  for (const auto& region : owned_) {
-    if (range.begin < region->range().end() && region->range().begin < range.end()) {
-      return InvalidArgument("range {} + {} is in a region already",
-                             static_cast<void*>(range.begin), range.size.raw());
-    }
+  if (regions_.Meets(range)) {
+    return InvalidArgument("range {} + {} is in a region already", static_cast<void*>(range.begin),
+                           range.size.raw());
   }
   const uint32_t first_page = Zone::IndexOf(Vpn::Of(range.begin));  // No zone in two slabs.
   std::vector<std::shared_ptr<Slab>> slabs;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "libos/base/check.h"
@@ -45,16 +46,18 @@ absl::Status Space::Impl::ForEachZone(AddressRange range, Visit&& visit) {
   std::byte* at = range.begin;
   while (at < range.end()) {
     Region* region = nullptr;
+    const std::byte* mapped_end = nullptr;
     {
       Epoch::Guard guard(regions_.epoch());
-      region = regions_.Find(at, guard);  // Stays: callers hold mutex_ or a guard.
+      // Stays: callers hold mutex_ or a guard.
+      std::tie(region, mapped_end) = regions_.FindWithEnd(at, guard);
     }
     if (region == nullptr) {
       return InvalidArgument("address {} is not in a region of this space", static_cast<void*>(at));
     }
     const uintptr_t zone_end = (reinterpret_cast<uintptr_t>(at) / kZoneSize + 1) * kZoneSize;
     const uintptr_t end = std::min({zone_end, reinterpret_cast<uintptr_t>(range.end()),
-                                    reinterpret_cast<uintptr_t>(region->range().end())});
+                                    reinterpret_cast<uintptr_t>(mapped_end)});
     const uint32_t first = Zone::IndexOf(Vpn::Of(at));
     const auto pages = static_cast<uint32_t>((end - reinterpret_cast<uintptr_t>(at)) / kPageSize);
     SPIRITOS_RETURN_IF_ERROR(visit(*region, Vpn::Of(at), first, first + pages));

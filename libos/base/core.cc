@@ -7,21 +7,28 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace spiritos {
 namespace {
 
-uint32_t CountCores() {
-  const long n = sysconf(_SC_NPROCESSORS_CONF);
-  return static_cast<uint32_t>(std::clamp<long>(n, 1, kMaxCores));
-}
+// Constant once it is not 0. A preloaded library may need it before its turn comes to
+// be initialised, so it is counted when first asked for.
+constinit std::atomic<uint32_t> core_count{0};
 
-// Constant after static initialisation, which runs before any region exists.
-const uint32_t core_count = CountCores();
+[[gnu::noinline]] uint32_t CountCores() noexcept {
+  const long n = sysconf(_SC_NPROCESSORS_CONF);
+  const auto count = static_cast<uint32_t>(std::clamp<long>(n, 1, kMaxCores));
+  core_count.store(count, std::memory_order_relaxed);
+  return count;
+}
 
 }  // namespace
 
-uint32_t CoreCount() noexcept { return core_count; }
+uint32_t CoreCount() noexcept {
+  const uint32_t count = core_count.load(std::memory_order_relaxed);
+  return count != 0 ? count : CountCores();
+}
 
 uint32_t CurrentCore() noexcept {
   uint32_t cpu;
@@ -32,12 +39,13 @@ uint32_t CurrentCore() noexcept {
   } else {
     cpu = static_cast<uint32_t>(sched_getcpu());
   }
-  return cpu < core_count ? cpu : cpu % core_count;
+  const uint32_t count = CoreCount();
+  return cpu < count ? cpu : cpu % count;
 }
 
 uint32_t UsableCores() noexcept {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return core_count;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return CoreCount();
   return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
 }
 

@@ -22,6 +22,8 @@ namespace spiritos {
 enum class LockRank : uint32_t {
   kHeapCache,      // One core's cache of a far heap; held through calls into the space.
   kHeapAddresses,  // Which addresses of a far heap are in use.
+  kHeapChunks,     // More of a far heap's addresses get memory.
+  kFarMap,         // Far memory of an unmodified program is mapped and unmapped.
   kSpace,          // One range call or budget change at a time.
   kRegionTable,    // Regions come and go.
   kSlabMap,        // Slabs are placed.

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "libos/base/epoch.h"
@@ -30,10 +31,15 @@ class RangeMap {
   // The owner of the range that holds `address`, or null. What it points to is
   // alive while `guard`'s epoch is this map's. Context: signal.
   T* Find(const void* address, const Epoch::Guard& guard) const noexcept {
+    return FindWithEnd(address, guard).first;
+  }
+  // And the end of that range: an owner may have several, with others' between them.
+  std::pair<T*, const std::byte*> FindWithEnd(const void* address,
+                                              const Epoch::Guard& guard) const noexcept {
     static_cast<void>(guard);
     // Acquire: pairs with the release in Replace().
     const Snapshot* snapshot = snapshot_.load(std::memory_order_acquire);
-    if (snapshot == nullptr) return nullptr;
+    if (snapshot == nullptr) return {};
     const auto* const p = static_cast<const std::byte*>(address);
     size_t low = 0;
     size_t high = snapshot->size();
@@ -45,9 +51,10 @@ class RangeMap {
         high = middle;
       }
     }
-    if (low == 0) return nullptr;
+    if (low == 0) return {};
     const Entry& entry = (*snapshot)[low - 1];
-    return p < entry.end ? entry.owner : nullptr;
+    if (p >= entry.end) return {};
+    return {entry.owner, entry.end};
   }
 
   // The first range of `owner`; empty if it has none. REQUIRES: a guard, or no
@@ -77,6 +84,15 @@ class RangeMap {
   }
 
   Epoch& epoch() const { return epoch_; }
+
+  // Whether any of `range` has an owner.
+  bool Meets(AddressRange range) const {
+    const Snapshot* snapshot = snapshot_.load(std::memory_order_acquire);
+    if (snapshot == nullptr) return false;
+    return std::any_of(snapshot->begin(), snapshot->end(), [&](const Entry& entry) {
+      return entry.begin < range.end() && range.begin < entry.end;
+    });
+  }
 
   // REQUIRES: the range overlaps none that is in the map.
   void Insert(AddressRange range, T* owner) {

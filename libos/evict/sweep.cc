@@ -385,6 +385,17 @@ uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& out
   return freed;
 }
 
+// Another region may have pages where this one has holes, and a sweep of its own.
+void Sweep::ThawAroundHoles(const EvictContext& context) noexcept {
+  uint32_t start = frozen_begin_;
+  for (uint32_t i = frozen_begin_; i <= frozen_end_; ++i) {
+    if (i < frozen_end_ && zone_->pages[i].Load().state() != PageState::kHole) continue;
+    // A failure leaves pages frozen, not wrong: the next store into one thaws it.
+    if (i > start) static_cast<void>(context.fault.Thaw({zone_->vpn(start), i - start}));
+    start = i + 1;
+  }
+}
+
 void Sweep::ThawRest(const EvictContext& context) noexcept {
   bool stayed = false;
   for (uint32_t i = frozen_begin_; i < frozen_end_; ++i) {
@@ -397,10 +408,7 @@ void Sweep::ThawRest(const EvictContext& context) noexcept {
       if (page.Take(word, word.Unguarded())) break;
     }
   }
-  // A failure leaves pages frozen, not wrong: the next store into one thaws it.
-  if (stayed) {
-    static_cast<void>(context.fault.Thaw({zone_->vpn(frozen_begin_), frozen_end_ - frozen_begin_}));
-  }
+  if (stayed) ThawAroundHoles(context);
   Zone* const zone = zone_;
   zone_ = nullptr;
   zone->word.Advance(ZoneStage::kThawing, ZoneStage::kIdle);

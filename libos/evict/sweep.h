@@ -107,6 +107,7 @@ class Sweep {
   // runs to zap; `*at` moves behind them.
   uint32_t ClaimZaps(uint32_t* at) noexcept;
   uint32_t PublishZapped(const EvictContext& context, const MapOutcome& outcome) noexcept;
+  void ThawAroundHoles(const EvictContext& context) noexcept;
   void ThawRest(const EvictContext& context) noexcept;
 
   Zone* zone_ = nullptr;

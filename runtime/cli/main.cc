@@ -5,6 +5,7 @@
 #include "runtime/cli/doctor.h"
 #include "runtime/cli/key.h"
 #include "runtime/cli/memd.h"
+#include "runtime/cli/run.h"
 #include "runtime/cli/stat.h"
 
 int main(int argc, char** argv) {
@@ -14,8 +15,10 @@ int main(int argc, char** argv) {
   int status = 0;
   spiritos::cli::AddKey(app, &status);
   spiritos::cli::AddMemd(app, &status);
+  spiritos::cli::AddRun(app, &status);
   spiritos::cli::AddStat(app, &status);
   spiritos::cli::AddDoctor(app, &status);
+  spiritos::cli::MarkCommand(argc, argv);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

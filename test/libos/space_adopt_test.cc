@@ -11,6 +11,7 @@
 
 #include "libos/base/mapping.h"
 #include "libos/space.h"
+#include "test/support/together.h"
 
 namespace spiritos {
 namespace {
@@ -94,6 +95,73 @@ TEST_CASE("two regions in one zone keep out of each other's pages", "[space][uff
   CHECK(*WordOf(range, 0) == 4);
   CHECK(wrong == 0);
   munmap(WordOf(range, 1500), 10 * kPageSize);
+}
+
+TEST_CASE("sweeps of regions in one zone lose none of each other's stores", "[space][uffd]") {
+  const auto seed = std::random_device()();
+  CAPTURE(seed);
+  const AddressRange range = MapPages(16_MiB);
+  constexpr size_t kPages = 4096;
+  constexpr size_t kStripe = 48;
+  auto space = MakeSpace(4_MiB, FaultMode::kSigbus);
+  for (size_t page = 0; page < kPages; page += kStripe) {
+    const Bytes size(std::min(kStripe, kPages - page) * kPageSize);
+    REQUIRE(space->Adopt({range.begin + page * kPageSize, size}).ok());
+  }
+  constexpr size_t kThreads = 3;
+  std::vector<std::vector<uint64_t>> expected(kThreads, std::vector<uint64_t>(kPages));
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(seed + t);
+      // Over and over in one place, then elsewhere: stores meet sweeps, and pages leave.
+      for (uint32_t burst = 0; burst < Rounds(400); ++burst) {
+        const size_t first = random() % (kPages - 256);
+        for (int i = 0; i < 500; ++i) {
+          const size_t page = first + random() % 256;
+          ++WordOf(range, page)[t];
+          ++expected[t][page];
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  size_t wrong = 0;
+  for (size_t t = 0; t < kThreads; ++t) {
+    for (size_t page = 0; page < kPages; ++page) {
+      wrong += WordOf(range, page)[t] != expected[t][page];
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(space->GetStats()[Metric::kRescues] + space->GetStats()[Metric::kUnfreezes] > 0);
+  CHECK(space->GetStats()[Metric::kEvictedPages] > kPages);
+}
+
+TEST_CASE("a call on a region and on what lies in its hole treats each as its own",
+          "[space][uffd]") {
+  const AddressRange range = MapPages(8_MiB);
+  constexpr size_t kPages = 2048;
+  auto space = MakeSpace(4_MiB, FaultMode::kSigbus);
+  REQUIRE(space->Adopt(range).ok());
+  const AddressRange hole{range.begin + 100 * kPageSize, Bytes(200 * kPageSize)};
+  REQUIRE(space->Unmap(hole).ok());
+  void* const again = mmap(hole.begin, hole.size.raw(), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  REQUIRE(again == hole.begin);
+  REQUIRE(space->Adopt(hole).ok());
+  for (size_t page = 0; page < kPages; ++page) *WordOf(range, page) = page + 1;
+  REQUIRE(space->Discard({range.begin + 50 * kPageSize, Bytes(100 * kPageSize)}).ok());
+  size_t wrong = 0;
+  for (size_t page = 0; page < kPages; ++page) {
+    wrong += *WordOf(range, page) != (page >= 50 && page < 150 ? 0 : page + 1);
+  }
+  CHECK(wrong == 0);
+  REQUIRE(space->Protect(range, PROT_NONE).ok());
+  REQUIRE(space->Protect(range, PROT_READ | PROT_WRITE).ok());
+  for (size_t page = 150; page < kPages; ++page) wrong += *WordOf(range, page) != page + 1;
+  CHECK(wrong == 0);
+  REQUIRE(space->Unmap(range).ok());
+  CHECK(space->GetStats().used_frames == 0_pages);
 }
 
 TEST_CASE("stores while memory becomes far are not lost", "[space][uffd]") {

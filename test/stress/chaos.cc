@@ -30,20 +30,25 @@ void Linger() {
   while (NowNs() < until) std::this_thread::yield();
 }
 
+// For where every fault passes.
+void DawdleSeldom() {
+  thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
+  if (rng() % 32 == 0) Dawdle();
+}
+
 }  // namespace
 
 void UnleashChaos() {
   for (uint32_t p = 0; p < static_cast<uint32_t>(PausePoint::kCount); ++p) {
     Failpoints::SetPause(static_cast<PausePoint>(p), Dawdle);
   }
-  // Every fault passes here.
-  Failpoints::SetPause(PausePoint::kPageClaimed, [] {
-    thread_local std::minstd_rand rng(static_cast<unsigned>(NowNs()));
-    if (rng() % 32 == 0) Dawdle();
-  });
+  Failpoints::SetPause(PausePoint::kPageClaimed, DawdleSeldom);
 }
 
-void HoldGates() { Failpoints::SetPause(PausePoint::kGateClosed, Linger); }
+void HoldGates() {
+  Failpoints::SetPause(PausePoint::kGateClosed, Linger);
+  Failpoints::SetPause(PausePoint::kPageClaimed, DawdleSeldom);
+}
 
 bool Plant(const std::string& name) {
   const std::pair<const char*, PlantedBug> bugs[] = {

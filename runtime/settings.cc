@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys to options: one table serves all ways of setting them.
+#include "runtime/settings.h"
+
+#include <algorithm>
+#include <cctype>
+#include <vector>
+
+#include "libos/base/status.h"
+#include "libos/options_env.h"
+
+namespace spiritos {
+namespace {
+
+std::string OptionName(std::string_view key) {
+  if (key == "local") return "SPIRITOS_BUDGET";
+  if (key == "mode") return "SPIRITOS_FAULT_MODE";
+  std::string name = "SPIRITOS_";
+  for (const char c : key) {
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return name;
+}
+
+absl::StatusOr<bool> IsFirst(std::string_view key, std::string_view value, std::string_view first,
+                             std::string_view second) {
+  if (value == first || value == second) return value == first;
+  return InvalidArgument("{}={} is neither {} nor {} (SPIRITOS_CONF)", key, value, first, second);
+}
+
+}  // namespace
+
+absl::StatusOr<Settings> ParseSettings(std::string_view text) {
+  Settings settings;
+  settings.space.fault.mode = FaultMode::kThread;
+  std::vector<std::string> variables;
+  while (!text.empty()) {
+    const std::string_view pair = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), pair.size() + 1));
+    if (pair.empty()) continue;
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos || equals == 0) {
+      return InvalidArgument("\"{}\" in SPIRITOS_CONF is not key=value", pair);
+    }
+    const std::string_view key = pair.substr(0, equals);
+    std::string value(pair.substr(equals + 1));
+    if (key == "stats") {
+      SPIRITOS_ASSIGN_OR_RETURN(settings.stats_at_exit, IsFirst(key, value, "exit", "none"));
+      continue;
+    }
+    if (key == "children") {
+      SPIRITOS_ASSIGN_OR_RETURN(settings.children, IsFirst(key, value, "inherit", "none"));
+      continue;
+    }
+    if (key == "mode" && value == "auto") continue;
+    if (key == "pool") std::replace(value.begin(), value.end(), '+', ',');
+    variables.push_back(OptionName(key) + "=" + value);
+  }
+  SPIRITOS_ASSIGN_OR_RETURN(settings.space, ApplyOptions(settings.space, variables));
+  if (settings.space.fault.mode != FaultMode::kThread) {
+    return InvalidArgument(
+        "mode=sigbus in SPIRITOS_CONF: programs that are not linked with libspiritos need "
+        "handler threads (mode=thread)");
+  }
+  return settings;
+}
+
+}  // namespace spiritos

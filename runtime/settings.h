@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Settings: what `spiritos run` tells the shim, in SPIRITOS_CONF.
+//
+//   SPIRITOS_CONF="local=256M,pool=shm:///run/spiritos/memd.sock,stats=exit"
+//
+// `local` is the budget and `mode` the fault mode; any other key but those below is the
+// SPIRITOS_* option of its name in lower case. Addresses in `pool` are separated by `+`.
+//
+//   stats      exit: statistics on standard error when the program ends; none: the default
+//   children   inherit: programs that it starts run likewise, the default; none: as ever
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "libos/base/options.h"
+
+namespace spiritos {
+
+struct Settings {
+  Options space;
+  bool stats_at_exit = false;
+  bool children = true;
+};
+
+// kInvalidArgument names the key and the value.
+absl::StatusOr<Settings> ParseSettings(std::string_view text);
+
+}  // namespace spiritos

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shim's beginning and end in a process: reads SPIRITOS_CONF, makes the heap.
+#include <dlfcn.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <link.h>
+#include <pthread.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <string>
+
+#include "libos/base/log.h"
+#include "runtime/settings.h"
+#include "runtime/shim/next.h"
+#include "runtime/shim/program_heap.h"
+#include "runtime/shim/shim.h"
+
+namespace spiritos::shim {
+
+thread_local constinit int near_depth = 0;
+constinit Next next;
+constinit std::atomic<FarMap*> far_map{nullptr};
+constinit std::atomic<FarHeap*> far_heap{nullptr};
+constinit uintptr_t loader_begin = 0;
+constinit uintptr_t loader_end = 0;
+
+namespace {
+
+// What `spiritos run` fails with, before the program has begun.
+constexpr int kCannotBegin = 125;
+// Address space costs nothing, except where it is limited (ulimit -v).
+constexpr Bytes kMostReserve(uint64_t{1} << 40);
+constexpr Bytes kLeastReserve(uint64_t{1} << 30);
+
+// Where statistics go at the end: standard error of the beginning, as programs close theirs
+// before they end. -1: nowhere.
+constexpr int kOutOfTheWay = 200;
+int stats_file = -1;
+
+template <typename Function>
+void FindNext(Function*& function, const char* name) {
+  function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
+}
+
+void FindLoader() {
+  const auto base = getauxval(AT_BASE);
+  if (base == 0) return;
+  const auto* const header = reinterpret_cast<const ElfW(Ehdr)*>(base);
+  const auto* const segments = reinterpret_cast<const ElfW(Phdr)*>(base + header->e_phoff);
+  uintptr_t end = 0;
+  for (int i = 0; i < header->e_phnum; ++i) {
+    if (segments[i].p_type != PT_LOAD) continue;
+    end = std::max<uintptr_t>(end, segments[i].p_vaddr + segments[i].p_memsz);
+  }
+  loader_begin = base;
+  loader_end = base + end;
+}
+
+// Of the budget's size, so that a heap that just fits does not wake for a chunk's rest.
+Bytes ChunkFor(Bytes budget) {
+  return std::clamp(Bytes(std::bit_floor(budget.raw() / 32)), Bytes(kZoneSize), Bytes(64 << 20));
+}
+
+absl::Status Begin(const Settings& settings) {
+  const Bytes budget = settings.space.budget;
+  auto* const map = new FarMap({settings.space, Bytes(budget.raw() / 4 * 3)});
+  absl::StatusOr<std::unique_ptr<FarHeap>> heap;
+  for (Bytes reserve = kMostReserve; reserve >= kLeastReserve; reserve = Bytes(reserve.raw() / 4)) {
+    heap = MakeProgramHeap(*map, reserve, ChunkFor(budget));
+    if (heap.ok()) break;
+  }
+  if (!heap.ok()) return heap.status();
+  if (settings.stats_at_exit) stats_file = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kOutOfTheWay);
+  if (!settings.children) {
+    unsetenv("SPIRITOS_CONF");
+    unsetenv("LD_PRELOAD");
+  }
+  far_map.store(map, std::memory_order_release);
+  far_heap.store(heap->release(), std::memory_order_release);
+  return absl::OkStatus();
+}
+
+void BeforeFork() {
+  ++near_depth;
+  far_heap.load()->BeforeFork();
+  far_map.load()->BeforeFork();
+  static bool told = false;
+  if (far_map.load()->space() != nullptr && !std::exchange(told, true)) {
+    LogWarning("fork: memory that is far is not there in the child; it may only exec");
+  }
+}
+
+void AfterFork() {
+  far_map.load()->AfterFork();
+  far_heap.load()->AfterFork();
+  --near_depth;
+}
+
+// After the constructors of the libraries below, before those of the program.
+[[gnu::constructor]] void Construct() {
+  const NearScope near;
+  FindNext(next.malloc_usable_size, "malloc_usable_size");
+  FindNext(next.pthread_create, "pthread_create");
+  FindLoader();
+  const char* const text = secure_getenv("SPIRITOS_CONF");
+  if (text == nullptr) return;
+  const absl::StatusOr<Settings> settings = ParseSettings(text);
+  const absl::Status status = settings.ok() ? Begin(*settings) : settings.status();
+  if (!status.ok()) {
+    LogWarning(status.ToString());
+    _exit(kCannotBegin);
+  }
+  pthread_atfork(BeforeFork, AfterFork, AfterFork);
+}
+
+[[gnu::destructor]] void Destruct() {
+  const NearScope near;
+  if (stats_file < 0) return;
+  const FarMap& map = *far_map.load();
+  const std::string text = map.space() == nullptr
+                               ? fmt::format("spiritos: all memory was local: {} MiB mapped\n",
+                                             map.dormant().raw() >> 20)
+                               : map.space()->description() + map.space()->GetStats().ToText();
+  [[maybe_unused]] const ssize_t ignored = write(stats_file, text.data(), text.size());
+}
+
+}  // namespace
+}  // namespace spiritos::shim

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that nobody linked with this, run by `spiritos run` and as they are.
+
+usage: run_test.py SPIRITOS MAPPING_FUZZ [unittest's options]
+
+What they print must be the same, and most of their memory must have been far: otherwise
+nothing was tested.
+"""
+
+import hashlib
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SPIRITOS = ""
+MAPPING_FUZZ = ""
+CANNOT_BEGIN, CANNOT_RUN, NOT_FOUND = 125, 126, 127
+
+
+def plain(*command, **options):
+    return subprocess.run(command, capture_output=True, check=True, **options).stdout
+
+
+def far(*command, local="8M", options=(), **others):
+    """What the command prints, and the runtime's counters."""
+    done = subprocess.run([SPIRITOS, "run", "--local", local, "--stats", "exit", *options, "--", *command],
+                          capture_output=True, **others)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode != 0:
+        raise AssertionError(f"{command} ended with {done.returncode}: {said}")
+    return done.stdout, {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", said, re.M)}
+
+
+def refused(*arguments):
+    done = subprocess.run([SPIRITOS, "run", *arguments], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def real_python():
+    """The interpreter itself: what is in PATH may be a script that starts it."""
+    return os.path.realpath("/proc/self/exe")
+
+
+class Programs(unittest.TestCase):
+    def same(self, *command, least_evicted, **options):
+        out, counters = far(*command, **options)
+        self.assertEqual(hashlib.sha256(out).hexdigest(), hashlib.sha256(plain(*command)).hexdigest())
+        self.assertGreater(counters.get("evicted_pages", 0), least_evicted)
+        self.assertEqual(counters["lost_pages"], 0)
+
+    def test_a_sort_that_outgrows_its_memory(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            chance = random.Random(7)
+            file.writelines(f"{chance.getrandbits(64):016x} {i}\n" for i in range(1_000_000))
+            file.flush()
+            self.same("sort", "--buffer-size=1G", "--parallel=2", file.name, least_evicted=10_000)
+
+    def test_python_containers(self):
+        job = ("import random; r = random.Random(3); d = {}\n"
+               "for i in range(300000): d[r.randrange(10**9)] = str(i) * 5\n"
+               "print(sum(hash(k) % 1000 for k in d), len(d), sum(len(v) for v in d.values()))\n"
+               "l = sorted(d.items(), key=lambda item: item[1]); print(l[:5], l[-5:])")
+        self.same(real_python(), "-c", job, least_evicted=10_000)
+
+    def test_a_compressor_with_a_large_window(self):
+        data = random.Random(5).randbytes(1 << 20) * 6
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            self.same("xz", "-3", "--stdout", "--threads=1", file.name, least_evicted=1_000)
+
+    def test_threads_of_their_own(self):
+        job = ("import threading, zlib\nout = [None] * 4\n"
+               "def work(i):\n"
+               "    data = bytes(range(256)) * 4096 * (i + 1)\n"
+               "    parts = [zlib.compress(data[j:] + bytes([i])) for j in range(40)]\n"
+               "    out[i] = sum(zlib.crc32(zlib.decompress(p)) for p in parts)\n"
+               "t = [threading.Thread(target=work, args=(i,)) for i in range(4)]\n"
+               "[x.start() for x in t]; [x.join() for x in t]; print(out)")
+        self.same(real_python(), "-c", job, local="4M", least_evicted=1_000)
+
+    def test_one_that_fits_stays_in_the_kernels_hands(self):
+        done = subprocess.run([SPIRITOS, "run", "--local", "1G", "--stats", "exit", "--", "sort", "--version"],
+                              capture_output=True, text=True, check=True)
+        self.assertIn("all memory was local", done.stderr)
+
+    def test_programs_that_they_start_run_likewise_unless_told_otherwise(self):
+        for children, inherited in (("inherit", True), ("none", False)):
+            out, _ = far("/bin/sh", "-c", "exec /usr/bin/env", options=("--children", children), local="64M")
+            self.assertEqual(b"SPIRITOS_CONF=" in out, inherited)
+            self.assertEqual(b"libspiritos-preload.so" in out, inherited)
+
+
+class MappingCalls(unittest.TestCase):
+    def test_mean_what_they_mean_to_the_kernel(self):
+        first = random.SystemRandom().randrange(1, 10**6)
+        evicted = 0
+        for seed in range(first, first + 8):
+            with self.subTest(seed=seed):
+                out, counters = far(MAPPING_FUZZ, str(seed), "10000")
+                self.assertEqual(out, plain(MAPPING_FUZZ, str(seed), "10000"))
+                evicted += counters.get("evicted_pages", 0)
+        self.assertGreater(evicted, 10_000)
+
+
+class BadInput(unittest.TestCase):
+    def test_no_command(self):
+        status, said = refused("--local", "64M", "--")
+        self.assertEqual(status, CANNOT_BEGIN)
+        self.assertIn("no command", said)
+
+    def test_unknown_command(self):
+        status, said = refused("--", "no-such-command")
+        self.assertEqual(status, NOT_FOUND)
+        self.assertIn("no-such-command", said)
+
+    def test_set_user_id_program(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder, "su")
+            program.write_bytes(pathlib.Path("/bin/true").read_bytes())
+            program.chmod(0o4755)
+            status, said = refused("--", str(program))
+            self.assertEqual(status, CANNOT_RUN)
+            self.assertIn("set-user-ID", said)
+
+    def test_static_program(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder, "p.c")
+            source.write_text("int main(void) { return 0; }\n")
+            program = pathlib.Path(folder, "p")
+            subprocess.run(["cc", "-static", "-o", str(program), str(source)], check=True)
+            status, said = refused("--", str(program))
+            self.assertEqual(status, CANNOT_RUN)
+            self.assertIn("statically", said)
+
+    def test_budget_below_the_minimum(self):
+        status, said = refused("--local", "1M", "--", "true")
+        self.assertEqual(status, CANNOT_BEGIN)
+        self.assertIn("1048576", said)
+
+    def test_unknown_option_is_named_with_a_suggestion(self):
+        status, said = refused("--set", "prefetc=none", "--", "true")
+        self.assertEqual(status, CANNOT_BEGIN)
+        self.assertIn("SPIRITOS_PREFETCH", said)
+
+    def test_pool_that_is_not_there(self):
+        job = "x = [bytes(1000) for i in range(100000)]"
+        done = subprocess.run([SPIRITOS, "run", "--local", "8M", "--pool", "shm:///nonexistent.sock", "--",
+                               real_python(), "-c", job], capture_output=True, text=True)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("nonexistent.sock", done.stderr)
+
+
+if __name__ == "__main__":
+    SPIRITOS, MAPPING_FUZZ = sys.argv[1:3]
+    begun, why = refused("--", "true")
+    if begun == CANNOT_BEGIN and "userfaultfd" in why:
+        print(f"skipped: {why}")
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
