@@ -17,9 +17,11 @@ CoreCaches::CoreCaches(std::span<const Arena> arenas)
 
 CoreCaches::~CoreCaches() {
   for (uint32_t i = 0; i < count_; ++i) {
-    if (cores_[i].cache == kNoCache) continue;
+    // Held: in a forked child, whose cache another thread was in the middle of.
+    if (cores_[i].cache == kNoCache || !cores_[i].lock.try_lock()) continue;
     const bool destroyed = jemalloc::Set("tcache.destroy", cores_[i].cache);
     SPIRITOS_CHECK(destroyed, "cache {} of core {}", cores_[i].cache, i);
+    cores_[i].lock.unlock();
   }
 }
 
