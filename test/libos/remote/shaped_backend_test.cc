@@ -65,19 +65,25 @@ TEST_CASE("requests are due when the latency is over, and are seen then", "[remo
   const Pages page(1);
   uint64_t early = 0;
   uint64_t off = 0;
+  uint64_t may_be_counted = 0;
   for (int i = 0; i < 200; ++i) {
     IoRequest request;
     Prepare(request, IoOp::kRead, Lane::kDemand, slab, 1, page[0]);
     const Asked asked = SubmitAsking(*pool, request);
     off += asked.IsDue(request.due_ns, 0, 0, latency_ns) ? 0 : 1;
+    may_be_counted += NowNs() < request.due_ns ? 1 : 0;
     pool->Wait(request);
     early += NowNs() < request.due_ns ? 1 : 0;
   }
   CHECK(off == 0);
   CHECK(early == 0);
-  // What it says of itself is what was seen from outside, less a call or two.
-  CHECK(pool->ReachedLatency().count() != 0);
-  CHECK(pool->ReachedLatency().Quantile(0.5) * 100 >= latency_ns * 97);  // Half a bucket below.
+  // What it says of itself is what was seen from outside, less a call or two: of the waits
+  // that came before the latency was over, which on a slow machine may be none.
+  const Histogram reached = pool->ReachedLatency();
+  CHECK(reached.count() <= may_be_counted);
+  const bool counted = reached.count() != 0;
+  CHECK((counted || latency_ns < 1'000'000));
+  CHECK((!counted || reached.Quantile(0.5) * 100 >= latency_ns * 97));  // Half a bucket below.
   INFO(pool->ToText());
   CHECK(pool->ToText().find("emulated") != std::string::npos);
 }
