@@ -167,6 +167,7 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
   if (!status.ok()) {
     regions_.epoch().Synchronize();
     GiveZones(region);
+    madvise(range.begin, range.size.raw(), MADV_DOFORK);  // As it was.
     return status;
   }
   Own(std::move(owned), new_slabs);

@@ -132,6 +132,10 @@ int Run(const RunOptions& options, std::vector<std::string> command) {
   const absl::StatusOr<Settings> settings = ParseSettings(conf);
   if (!settings.ok()) return Fail(kCannotBegin, std::string(settings.status().message()));
   const std::string path = FindCommand(command.front());
+  if (path.empty() && command.front().starts_with('-')) {
+    return Fail(kCannotBegin,
+                fmt::format("unknown option {} (spiritos run --help)", command.front()));
+  }
   if (path.empty())
     return Fail(kNotFound, fmt::format("{}: there is no such command", command.front()));
   if (const std::string obstacle = Obstacle(path); !obstacle.empty()) {

@@ -91,9 +91,10 @@ void FarMap::Forget(AddressRange range) {
   pieces_.erase(first, last);
 }
 
-void FarMap::Note(AddressRange range, int protection, bool awake) {
+void FarMap::Note(AddressRange range, int protection, bool awake, bool kept) {
   Forget(range);
-  const auto piece = pieces_.emplace(range.begin, Piece{range.end(), protection, awake}).first;
+  const auto piece =
+      pieces_.emplace(range.begin, Piece{range.end(), protection, awake, kept}).first;
   dormant_.fetch_add(range.size.raw() * piece->second.counts(), std::memory_order_relaxed);
   Join(range);
   const auto begin = reinterpret_cast<uintptr_t>(range.begin);
@@ -116,6 +117,22 @@ absl::Status FarMap::Adopt(AddressRange range, int protection) {
     return status;
   }
   return owned_->Protect(range, PROT_NONE);
+}
+
+int FarMap::Keep(AddressRange part, const Piece& piece) {
+  if (piece.kept) return 0;
+  if (const absl::Status status = owned_->Pin(part); !status.ok()) {
+    LogWarning(status.ToString());
+    return ENOMEM;
+  }
+  Note(part, piece.protection, true, true);
+  return 0;
+}
+
+void FarMap::LetGo(AddressRange part, const Piece& piece) {
+  if (!piece.kept) return;
+  owned_->Unpin(part);
+  Note(part, piece.protection, true);
 }
 
 bool FarMap::MakeRoom(uint64_t size) {
@@ -181,6 +198,7 @@ void* FarMap::Replace(AddressRange range, int protection, int flags, int file,
                          (protection & PROT_EXEC) == 0;
   const int error = ForEachPart(range, [&](AddressRange part, const Piece* piece) {
     if (piece != nullptr && piece->awake) {
+      LetGo(part, *piece);
       if (!stays_far) return ErrnoOf(owned_->Unmap(part));
       if (const int failed = ErrnoOf(owned_->Discard(part)); failed != 0) return failed;
       return ErrnoOf(owned_->Protect(part, Usable(protection)));
@@ -206,7 +224,10 @@ void* FarMap::Replace(AddressRange range, int protection, int flags, int file,
 
 int FarMap::UnmapLocked(AddressRange range) {
   const int error = ForEachPart(range, [&](AddressRange part, const Piece* piece) {
-    if (piece != nullptr && piece->awake) return ErrnoOf(owned_->Unmap(part));
+    if (piece != nullptr && piece->awake) {
+      LetGo(part, *piece);
+      return ErrnoOf(owned_->Unmap(part));
+    }
     return kernel::Unmap(part.begin, part.size.raw()) == 0 ? 0 : errno;
   });
   if (error == 0) Forget(range);
@@ -237,15 +258,21 @@ int FarMap::Protect(AddressRange range, int protection) noexcept {
       executable ? Forget(part) : Note(part, protection, false);
       return 0;
     }
+    const Piece before = *piece;
     if (executable) {
-      if (piece->protection == PROT_NONE) {
+      // What can be run can be read, and stays.
+      if (before.protection == PROT_NONE) {
         if (const int error = ErrnoOf(owned_->Protect(part, PROT_READ)); error != 0) return error;
       }
-      if (const int error = ErrnoOf(owned_->Pin(part)); error != 0) return error;
+      if (const int error = Keep(part, before); error != 0) return error;
+      Note(part, protection, true, true);
       return kernel::Protect(part.begin, part.size.raw(), protection) == 0 ? 0 : errno;
     }
+    const bool locked = before.kept && (before.protection & PROT_EXEC) == 0;
+    const bool stays = locked && protection != PROT_NONE;
+    if (!stays) LetGo(part, before);
     const int error = ErrnoOf(owned_->Protect(part, Usable(protection)));
-    if (error == 0) Note(part, Usable(protection), true);
+    if (error == 0) Note(part, Usable(protection), true, stays);
     return error;
   });
 }
@@ -258,8 +285,14 @@ int FarMap::Advise(AddressRange range, int advice) noexcept {
     }
     switch (advice) {
       case MADV_DONTNEED:
-      case MADV_FREE:
-        return ErrnoOf(owned_->Discard(part));
+      case MADV_FREE: {
+        const Piece before = *piece;
+        if (before.kept && (before.protection & PROT_EXEC) == 0) return EINVAL;  // Locked.
+        LetGo(part, before);
+        const int error = ErrnoOf(owned_->Discard(part));
+        return error == 0 && before.kept ? Keep(part, Piece{nullptr, before.protection, true})
+                                         : error;
+      }
       case MADV_WILLNEED:
         return ErrnoOf(owned_->Prefetch(part));
       case MADV_COLD:
@@ -281,11 +314,20 @@ int FarMap::Advise(AddressRange range, int advice) noexcept {
 int FarMap::Lock(AddressRange range) noexcept {
   LockGuard guard(mutex_);
   return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
-    if (piece != nullptr && piece->awake) {
-      return absl::IsResourceExhausted(owned_->Pin(part)) ? ENOMEM : 0;
-    }
+    if (piece != nullptr && piece->awake) return Keep(part, *piece);
     if (syscall(SYS_mlock, part.begin, part.size.raw()) != 0) return errno;
     if (piece != nullptr) Forget(part);
+    return 0;
+  });
+}
+
+int FarMap::Unlock(AddressRange range) noexcept {
+  LockGuard guard(mutex_);
+  return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
+    if (piece == nullptr || !piece->awake) {
+      return syscall(SYS_munlock, part.begin, part.size.raw()) == 0 ? 0 : errno;
+    }
+    if ((piece->protection & PROT_EXEC) == 0) LetGo(part, *piece);
     return 0;
   });
 }
@@ -300,20 +342,30 @@ void* FarMap::CopyElsewhere(AddressRange from, size_t size, int protection) {
     errno = ENOMEM;
     return MAP_FAILED;
   }
-  if (protection == PROT_NONE && !owned_->Protect(from, PROT_READ).ok()) {
+  // No store may come between the copy and the end of the old pages.
+  absl::Status status = owned_->Protect(from, PROT_READ);
+  if (status.ok()) {
+    std::memcpy(at, from.begin, std::min(size, from.size.raw()));
+    if (protection != (PROT_READ | PROT_WRITE)) status = owned_->Protect(to, protection);
+  }
+  if (!status.ok() || UnmapLocked(from) != 0) {
+    LogWarning(status.ToString());
     UnmapLocked(to);
     errno = ENOMEM;
     return MAP_FAILED;
   }
-  std::memcpy(at, from.begin, std::min(size, from.size.raw()));
-  if (protection != (PROT_READ | PROT_WRITE) && owned_->Protect(to, protection).ok()) {
-    Note(to, protection, true);
-  }
-  UnmapLocked(from);
+  Note(to, protection, true);
   return at;
 }
 
 void* FarMap::RemapLocked(AddressRange from, size_t size, int flags, void* to) {
+  if (size < from.size.raw() && (flags & ~MREMAP_MAYMOVE) == 0) {
+    if (const int error = UnmapLocked(Between(from.begin + size, from.end())); error != 0) {
+      errno = error;
+      return MAP_FAILED;
+    }
+    from.size = Bytes(size);
+  }
   const auto at = SplitAt(from.begin);
   const bool far = at != pieces_.end() && at->first == from.begin;
   const Piece piece = far ? at->second : Piece{};
@@ -350,11 +402,8 @@ void* FarMap::RemapAwake(AddressRange from, size_t size, int flags) {
   if ((flags & ~MREMAP_MAYMOVE) != 0) return fail(EINVAL);
   const Piece piece = SplitAt(from.begin)->second;
   if (piece.end < from.end()) return fail(EFAULT);
-  if (size <= from.size.raw()) {
-    const AddressRange rest = Between(from.begin + size, from.end());
-    const int error = rest.size.raw() == 0 ? 0 : UnmapLocked(rest);
-    return error == 0 ? from.begin : fail(error);
-  }
+  if (size == from.size.raw()) return from.begin;
+  if (piece.kept) return fail(ENOMEM);
   // In place, where nothing is behind it.
   const AddressRange more = Between(from.end(), from.begin + size);
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;

@@ -58,8 +58,9 @@ class FarMap {
   int Advise(AddressRange range, int advice) noexcept;
   // mremap(2); MAP_FAILED and errno.
   void* Remap(AddressRange from, size_t size, int flags, void* to) noexcept;
-  // mlock(2): what is far becomes near for good.
+  // mlock(2), munlock(2): what is locked while dormant is never far.
   int Lock(AddressRange range) noexcept;
+  int Unlock(AddressRange range) noexcept;
 
   // For a child of fork(2): nobody is in the middle of a call.
   void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.lock(); }
@@ -76,9 +77,10 @@ class FarMap {
     std::byte* end = nullptr;
     int protection = 0;
     bool awake = false;
+    bool kept = false;  // Pinned: executable, or locked.
 
     bool IsLike(const Piece& other) const {
-      return protection == other.protection && awake == other.awake;
+      return protection == other.protection && awake == other.awake && kept == other.kept;
     }
     uint64_t counts() const { return !awake && protection != PROT_NONE; }
   };
@@ -92,13 +94,18 @@ class FarMap {
   bool AddLocked(AddressRange range, int protection) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void* RemapLocked(AddressRange from, size_t size, int flags, void* to)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // REQUIRES: it does not shrink.
   void* RemapAwake(AddressRange from, size_t size, int flags) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // By copying: where the pages themselves cannot move.
   void* CopyElsewhere(AddressRange from, size_t size, int protection)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The range is no longer far, or never was: books only.
   void Forget(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Note(AddressRange range, int protection, bool awake) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Note(AddressRange range, int protection, bool awake, bool kept = false)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Awake memory is here for good, or no longer.
+  int Keep(AddressRange part, const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LetGo(AddressRange part, const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Neighbours in and at the range that are alike become one.
   void Join(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The piece that begins there, split off if need be, or the first after.

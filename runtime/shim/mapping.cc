@@ -21,8 +21,8 @@ constexpr int kNearFlags = MAP_SHARED | MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_GR
                            MAP_STACK | MAP_LOCKED | MAP_HUGETLB | MAP_32BIT;
 
 bool MayBeFar(size_t size, int protection, int flags) {
-  return size >= kSmallestFar && (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_PRIVATE) != 0 &&
-         (flags & kNearFlags) == 0 && (protection & PROT_EXEC) == 0;
+  return size >= kSmallestFar && size <= SIZE_MAX - kPageSize && (flags & MAP_ANONYMOUS) != 0 &&
+         (flags & MAP_PRIVATE) != 0 && (flags & kNearFlags) == 0 && (protection & PROT_EXEC) == 0;
 }
 
 size_t Pages(size_t size) { return (size + kPageSize - 1) & ~(kPageSize - 1); }
@@ -42,6 +42,19 @@ FarMap* MapFor(const void* at, size_t size) {
 AddressRange Range(void* at, size_t size) {
   return {static_cast<std::byte*>(at), Bytes(Pages(size))};
 }
+
+// mlock(2) takes any address: of the pages that hold it.
+struct LockedPages {
+  LockedPages(const void* at, size_t size) {
+    const size_t within = reinterpret_cast<uintptr_t>(at) % kPageSize;
+    auto* const page = static_cast<std::byte*>(const_cast<void*>(at)) - within;
+    if (size > SIZE_MAX - 2 * kPageSize) return;
+    map = MapFor(page, size + within);
+    range = Range(page, size + within);
+  }
+  FarMap* map = nullptr;
+  AddressRange range;
+};
 
 int Answer(int error) {
   if (error == 0) return 0;
@@ -118,12 +131,17 @@ SPIRITOS_PUBLIC void* mremap(void* at, size_t old_size, size_t size, int flags, 
 }
 
 SPIRITOS_PUBLIC int mlock(const void* at, size_t size) noexcept {
-  const size_t within = reinterpret_cast<uintptr_t>(at) % kPageSize;
-  auto* const page = static_cast<char*>(const_cast<void*>(at)) - within;
-  FarMap* const map = MapFor(page, size + within);
-  if (map == nullptr) return static_cast<int>(syscall(SYS_mlock, at, size));
+  const LockedPages pages(at, size);
+  if (pages.map == nullptr) return static_cast<int>(syscall(SYS_mlock, at, size));
   const NearScope near;
-  return Answer(map->Lock(Range(page, size + within)));
+  return Answer(pages.map->Lock(pages.range));
+}
+
+SPIRITOS_PUBLIC int munlock(const void* at, size_t size) noexcept {
+  const LockedPages pages(at, size);
+  if (pages.map == nullptr) return static_cast<int>(syscall(SYS_munlock, at, size));
+  const NearScope near;
+  return Answer(pages.map->Unlock(pages.range));
 }
 
 }  // extern "C"

@@ -19,14 +19,12 @@ namespace spiritos::shim {
 extern constinit std::atomic<FarMap*> far_map;
 extern constinit std::atomic<FarHeap*> far_heap;
 
-// The heap for this call of the program's; null when it is the runtime's own, or when
-// `caller` is the dynamic loader: what it allocates is threads' control blocks.
-inline FarHeap* HeapFor(const void* caller);
-
 // Where the loader's code is.
 extern constinit uintptr_t loader_begin;
 extern constinit uintptr_t loader_end;
 
+// The heap for this call of the program's; null when it is the runtime's own, or when
+// `caller` is the dynamic loader: what it allocates is threads' control blocks.
 inline FarHeap* HeapFor(const void* caller) {
   if (InRuntime()) return nullptr;
   const auto at = reinterpret_cast<uintptr_t>(caller);

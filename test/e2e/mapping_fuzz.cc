@@ -63,6 +63,8 @@ class Fuzz {
       case 8:
       case 9:
         return ThroughKernel();
+      case 10:
+        return Keep();
       default:
         return Touch();
     }
@@ -172,6 +174,28 @@ class Fuzz {
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     SeeResult(at == area.at(first));
     for (size_t i = first; i < first + count; ++i) area.pages[i] = to;
+  }
+
+  // Locks pages or makes them code, and ends that one way or another.
+  void Keep() {
+    Area& area = AnyArea();
+    size_t first;
+    const size_t count = std::min<size_t>(AnyRun(area, &first), 16);
+    for (size_t i = first; i < first + count; ++i) {
+      if (area.pages[i] != Page::kWrite) return;
+    }
+    const bool lock = Below(2) == 0;
+    const int result = lock ? mlock(area.at(first), count * kPage)
+                            : mprotect(area.at(first), count * kPage, PROT_READ | PROT_EXEC);
+    SeeResult(result == 0);
+    for (size_t i = first; i < first + count; ++i) See(*WordAt(area, i));
+    if (Below(2) == 0) {
+      void* const at = mmap(area.at(first), count * kPage, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      return SeeResult(at == area.at(first));
+    }
+    if (lock) return SeeResult(munlock(area.at(first), count * kPage) == 0);
+    SeeResult(mprotect(area.at(first), count * kPage, PROT_READ | PROT_WRITE) == 0);
   }
 
   void ThroughKernel() {

@@ -120,6 +120,11 @@ class BadInput(unittest.TestCase):
         self.assertEqual(status, NOT_FOUND)
         self.assertIn("no-such-command", said)
 
+    def test_unknown_option(self):
+        status, said = refused("--lokal", "64M", "true")
+        self.assertEqual(status, CANNOT_BEGIN)
+        self.assertIn("--lokal", said)
+
     def test_set_user_id_program(self):
         with tempfile.TemporaryDirectory() as folder:
             program = pathlib.Path(folder, "su")

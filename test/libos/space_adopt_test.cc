@@ -30,9 +30,60 @@ AddressRange MapPages(Bytes size) {
   return Mapping::Anonymous(size, kZoneSize, "test").value().Release();
 }
 
+// Part of a region becomes a hole, and what is mapped there another region.
+void ReplaceByNew(Space& space, AddressRange part) {
+  REQUIRE(space.Unmap(part).ok());
+  void* const at = mmap(part.begin, part.size.raw(), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  REQUIRE(at == part.begin);
+  REQUIRE(space.Adopt(part).ok());
+}
+
 uint64_t* WordOf(AddressRange range, size_t page) {
   return reinterpret_cast<uint64_t*>(range.begin + page * kPageSize);
 }
+
+// Threads that each add to words of their own, and know what these must be.
+class Adders {
+ public:
+  Adders(AddressRange range, uint64_t seed) : range_(range), seed_(seed) {}
+
+  // Runs work(t, random) on every thread.
+  template <typename Work>
+  void Start(Work work) {
+    for (size_t t = 0; t < kThreads; ++t) {
+      threads_.emplace_back([this, t, work] {
+        std::mt19937_64 random(seed_ + t);
+        work(t, random);
+      });
+    }
+  }
+  // By thread t.
+  void Add(size_t t, size_t page) {
+    ++WordOf(range_, page)[t];
+    ++expected_[t][page];
+  }
+  void Join() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  size_t CountWrong() const {
+    size_t wrong = 0;
+    for (size_t t = 0; t < kThreads; ++t) {
+      for (size_t page = 0; page < pages_; ++page) {
+        wrong += WordOf(range_, page)[t] != expected_[t][page];
+      }
+    }
+    return wrong;
+  }
+
+ private:
+  static constexpr size_t kThreads = 3;
+  AddressRange range_;
+  uint64_t seed_;
+  size_t pages_ = range_.size.raw() / kPageSize;
+  std::vector<std::vector<uint64_t>> expected_{kThreads, std::vector<uint64_t>(pages_)};
+  std::vector<std::thread> threads_;
+};
 
 TEST_CASE("memory that was there keeps its bytes when it becomes far", "[space][uffd]") {
   const auto mode = GENERATE(FaultMode::kSigbus, FaultMode::kThread);
@@ -102,37 +153,22 @@ TEST_CASE("sweeps of regions in one zone lose none of each other's stores", "[sp
   CAPTURE(seed);
   const AddressRange range = MapPages(16_MiB);
   constexpr size_t kPages = 4096;
-  constexpr size_t kStripe = 48;
-  auto space = MakeSpace(4_MiB, FaultMode::kSigbus);
-  for (size_t page = 0; page < kPages; page += kStripe) {
-    const Bytes size(std::min(kStripe, kPages - page) * kPageSize);
-    REQUIRE(space->Adopt({range.begin + page * kPageSize, size}).ok());
+  constexpr size_t kStripe = 16;
+  Options options{.budget = 14_MiB};  // So that what leaves is as likely to be used as any.
+  options.remote.emulated_latency_ns = 20'000;  // Frozen pages stay so for a while.
+  auto space = Space::Create(options).value();
+  // One region has every other stripe, each of the rest is a region of its own: a sweep
+  // of the first freezes and thaws to and fro over the others' pages.
+  REQUIRE(space->Adopt(range).ok());
+  for (size_t page = kStripe; page + kStripe <= kPages; page += 2 * kStripe) {
+    ReplaceByNew(*space, {range.begin + page * kPageSize, Bytes(kStripe * kPageSize)});
   }
-  constexpr size_t kThreads = 3;
-  std::vector<std::vector<uint64_t>> expected(kThreads, std::vector<uint64_t>(kPages));
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937_64 random(seed + t);
-      // Over and over in one place, then elsewhere: stores meet sweeps, and pages leave.
-      for (uint32_t burst = 0; burst < Rounds(400); ++burst) {
-        const size_t first = random() % (kPages - 256);
-        for (int i = 0; i < 500; ++i) {
-          const size_t page = first + random() % 256;
-          ++WordOf(range, page)[t];
-          ++expected[t][page];
-        }
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  size_t wrong = 0;
-  for (size_t t = 0; t < kThreads; ++t) {
-    for (size_t page = 0; page < kPages; ++page) {
-      wrong += WordOf(range, page)[t] != expected[t][page];
-    }
-  }
-  CHECK(wrong == 0);
+  Adders adders(range, seed);
+  adders.Start([&](size_t t, std::mt19937_64& random) {
+    for (uint32_t i = 0; i < Rounds(100'000); ++i) adders.Add(t, random() % kPages);
+  });
+  adders.Join();
+  CHECK(adders.CountWrong() == 0);
   CHECK(space->GetStats()[Metric::kRescues] + space->GetStats()[Metric::kUnfreezes] > 0);
   CHECK(space->GetStats()[Metric::kEvictedPages] > kPages);
 }
@@ -143,12 +179,7 @@ TEST_CASE("a call on a region and on what lies in its hole treats each as its ow
   constexpr size_t kPages = 2048;
   auto space = MakeSpace(4_MiB, FaultMode::kSigbus);
   REQUIRE(space->Adopt(range).ok());
-  const AddressRange hole{range.begin + 100 * kPageSize, Bytes(200 * kPageSize)};
-  REQUIRE(space->Unmap(hole).ok());
-  void* const again = mmap(hole.begin, hole.size.raw(), PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-  REQUIRE(again == hole.begin);
-  REQUIRE(space->Adopt(hole).ok());
+  ReplaceByNew(*space, {range.begin + 100 * kPageSize, Bytes(200 * kPageSize)});
   for (size_t page = 0; page < kPages; ++page) *WordOf(range, page) = page + 1;
   REQUIRE(space->Discard({range.begin + 50 * kPageSize, Bytes(100 * kPageSize)}).ok());
   size_t wrong = 0;
@@ -174,34 +205,21 @@ TEST_CASE("stores while memory becomes far are not lost", "[space][uffd]") {
   auto space = MakeSpace(16_MiB, mode);
   std::atomic<uint64_t> steps{0};
   std::atomic<bool> stop{false};
-  constexpr size_t kThreads = 3;
-  std::vector<std::vector<uint64_t>> expected(kThreads, std::vector<uint64_t>(pages));
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937_64 random(seed + t);
-      while (!stop.load(std::memory_order_relaxed)) {
-        const size_t page = random() % pages;
-        ++WordOf(range, page)[t];
-        ++expected[t][page];
-        steps.fetch_add(1, std::memory_order_relaxed);
-      }
-    });
-  }
+  Adders adders(range, seed);
+  adders.Start([&](size_t t, std::mt19937_64& random) {
+    while (!stop.load(std::memory_order_relaxed)) {
+      adders.Add(t, random() % pages);
+      steps.fetch_add(1, std::memory_order_relaxed);
+    }
+  });
   while (steps.load() < 1000) std::this_thread::yield();
   const absl::Status status = space->Adopt(range);
   const uint64_t since = steps.load();
   while (steps.load() < since + 20000) std::this_thread::yield();
   stop = true;
-  for (std::thread& thread : threads) thread.join();
+  adders.Join();
   REQUIRE(status.ok());
-  size_t wrong = 0;
-  for (size_t t = 0; t < kThreads; ++t) {
-    for (size_t page = 0; page < pages; ++page) {
-      wrong += WordOf(range, page)[t] != expected[t][page];
-    }
-  }
-  CHECK(wrong == 0);
+  CHECK(adders.CountWrong() == 0);
   CHECK(space->GetStats()[Metric::kEvictedPages] > 0);
 }
 
