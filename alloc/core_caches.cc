@@ -50,4 +50,12 @@ void CoreCaches::Flush() noexcept {
   }
 }
 
+void CoreCaches::BeforeFork() noexcept {
+  for (uint32_t i = 0; i < count_; ++i) cores_[i].lock.BeforeFork();
+}
+
+void CoreCaches::AfterFork() noexcept {
+  for (uint32_t i = 0; i < count_; ++i) cores_[i].lock.AfterFork();
+}
+
 }  // namespace spiritos

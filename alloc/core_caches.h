@@ -55,10 +55,14 @@ class CoreCaches {
   // another thread keeps busy.
   void Flush() noexcept;
 
+  // Around fork(2), in both processes afterwards: no other thread is in the middle of one.
+  void BeforeFork() noexcept;
+  void AfterFork() noexcept;
+
  private:
   struct alignas(kCacheLine) Core {
     // Held during one jemalloc call, which may give pages back and then wait for
-    // the space: taken by try_lock only.
+    // the space: taken by try_lock only, but for a fork.
     SpinLock lock{LockRank::kHeapCache};
     int flags = 0;  // 0: not open yet.
     int uncached_flags = 0;

@@ -106,11 +106,11 @@ class FarHeap::Impl {
     for (Arena& arena : arenas_) arena.Purge();
   }
 
-  void BeforeFork() noexcept {
+  void BeforeForkSource() noexcept {
     pool_.BeforeFork();
     source_->BeforeFork();
   }
-  void AfterFork() noexcept {
+  void AfterForkSource() noexcept {
     source_->AfterFork();
     pool_.AfterFork();
   }
@@ -175,8 +175,11 @@ void* FarHeap::Allocate(size_t size, size_t alignment) noexcept {
   return impl_->Allocate(size, alignment);
 }
 
-void FarHeap::BeforeFork() noexcept { impl_->BeforeFork(); }
-void FarHeap::AfterFork() noexcept { impl_->AfterFork(); }
+void FarHeap::StartJemalloc() { jemalloc::Start(); }
+void FarHeap::BeforeForkSource() noexcept { impl_->BeforeForkSource(); }
+void FarHeap::AfterForkSource() noexcept { impl_->AfterForkSource(); }
+void FarHeap::BeforeForkCaches() noexcept { impl_->caches().BeforeFork(); }
+void FarHeap::AfterForkCaches() noexcept { impl_->caches().AfterFork(); }
 
 void* FarHeap::AllocateZeroed(size_t size, size_t alignment) noexcept {
   void* const p = impl_->Allocate(size, alignment);

@@ -82,9 +82,14 @@ class SPIRITOS_PUBLIC FarHeap {
   void Purge() noexcept;
 
   // Around fork(2), in both processes afterwards, where the child has the heap's memory: no
-  // other thread is inside. What a core's cache holds at that moment the child may lose.
-  void BeforeFork() noexcept;
-  void AfterFork() noexcept;
+  // other thread is inside. In two parts, as the caches' users may wait for jemalloc, and
+  // jemalloc's for the source: handlers for the source are registered before StartJemalloc(),
+  // which registers jemalloc's, those for the caches after it.
+  SPIRITOS_HIDDEN static void StartJemalloc();
+  void BeforeForkSource() noexcept;
+  void AfterForkSource() noexcept;
+  void BeforeForkCaches() noexcept;
+  void AfterForkCaches() noexcept;
 
   struct Usage {
     size_t allocated = 0;  // In live allocations, and in freed objects that caches hold.

@@ -24,13 +24,6 @@ namespace {
 // Unless asked for: what any disk makes good use of.
 constexpr Bytes kMaxBackupBuffer(64 << 20);
 
-// Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
-absl::Status AdviseRegion(AddressRange range) {
-  madvise(range.begin, range.size.raw(), MADV_NOHUGEPAGE);
-  if (madvise(range.begin, range.size.raw(), MADV_DONTFORK) == 0) return absl::OkStatus();
-  return ErrnoStatus(errno, "madvise(MADV_DONTFORK) on a new region");
-}
-
 }  // namespace
 
 Space::Impl::Impl(const Options& options, std::unique_ptr<RemoteBackend> remote)
@@ -122,6 +115,12 @@ absl::StatusOr<uint64_t> Space::Impl::AddSlabs(Bytes size, uint32_t first_page,
   }
   while (slabs.size() < wanted) slabs.push_back(std::make_shared<Slab>());
   return added;
+}
+
+absl::Status Space::Impl::AdviseRegion(AddressRange range) {
+  madvise(range.begin, range.size.raw(), MADV_NOHUGEPAGE);
+  if (madvise(range.begin, range.size.raw(), MADV_DONTFORK) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, "madvise(MADV_DONTFORK) on a new region");
 }
 
 absl::Status Space::Impl::Cover(Region& region) {
@@ -303,6 +302,9 @@ absl::Status Space::SetBudget(Bytes budget) { return impl_->SetBudget(budget); }
 Bytes Space::budget() const { return BytesOf(impl_->budget()); }
 Stats Space::GetStats() const { return impl_->GetStats(); }
 void Space::Drain() { impl_->Drain(); }
+bool Space::BeforeFork() { return impl_->BeforeFork(); }
+void Space::AfterForkInParent() { impl_->AfterForkInParent(); }
+void Space::AfterForkInChild() { impl_->AfterForkInChild(); }
 const std::string& Space::description() const { return impl_->description(); }
 
 }  // namespace spiritos

@@ -13,7 +13,10 @@
 // Memory that a device or the kernel keeps using after a call returns (O_DIRECT,
 // io_uring, registered memory) must be pinned in either mode.
 //
-// fork(2): regions are absent in the child; touching them there is a SIGSEGV.
+// fork(2): regions are absent in the child; touching them there is a SIGSEGV. With
+// kThread and an embedded pool BeforeFork() and its companions make the child go on with
+// memory of its own, as of the fork: whoever owns the space registers them with
+// pthread_atfork(3).
 //
 // Threads: every member may be called from any thread; calls on overlapping
 // ranges wait for each other. Not from signal handlers. Destroying a space while
@@ -92,6 +95,15 @@ class SPIRITOS_PUBLIC Space {
   // Waits until no page is on its way in or out and no write is in flight,
   // provided that nobody faults meanwhile. For tests and orderly shutdowns.
   void Drain();
+
+  // Around fork(2): the first in the thread that is about to call it, one of the others
+  // afterwards. In between no call and no access by that thread; those of others wait.
+  // False: the child will not have the regions, nor may it use the space.
+  bool BeforeFork();
+  void AfterForkInParent();
+  // The space as it was, under the same budget. What no kernel gives (threads, a
+  // userfaultfd) ends the child with a message.
+  void AfterForkInChild();
 
   // What this kernel and user allow, and what the space uses: a few lines.
   const std::string& description() const;

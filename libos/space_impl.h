@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,6 +52,9 @@ class Space::Impl {
   void Unpin(AddressRange range);
   absl::Status SetBudget(Bytes budget);
   void Drain();
+  bool BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  void AfterForkInParent() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  void AfterForkInChild() ABSL_NO_THREAD_SAFETY_ANALYSIS;
   Stats GetStats() const;
   PageCount budget() const { return frames_.budget(); }
   const std::string& description() const { return description_; }
@@ -74,6 +78,12 @@ class Space::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Faults in it are ours from here on.
   absl::Status Cover(Region& region);
+  // Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
+  static absl::Status AdviseRegion(AddressRange range);
+  // A guard of the regions, not between BeforeFork() and what comes after it.
+  void AwaitFork(std::optional<Epoch::Guard>& guard) noexcept;
+  template <typename Visit>
+  void ForEachOwnedZone(Visit&& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Own(std::unique_ptr<Region> region, uint64_t new_slabs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status UnmapLocked(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -109,6 +119,8 @@ class Space::Impl {
   RankedMutex mutex_{LockRank::kSpace};
   std::vector<std::unique_ptr<Region>> owned_ ABSL_GUARDED_BY(mutex_);
   uint64_t reserved_slabs_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<bool> forking_{false};
+  bool fork_copies_ = false;  // The fork that is on: the child has the regions.
   std::atomic<int64_t> far_pages_{0};
   std::atomic<int64_t> pinned_{0};
 };

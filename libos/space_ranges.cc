@@ -358,7 +358,8 @@ absl::Status Space::Impl::Pin(AddressRange range) {
     }
   } while (!pinned_.compare_exchange_weak(pinned, pinned + pages, std::memory_order_relaxed));
   Bytes done;
-  const Epoch::Guard guard(regions_.epoch());
+  std::optional<Epoch::Guard> guard;
+  AwaitFork(guard);
   const absl::Status status =
       ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
         Zone* zone = region.FindOrMakeZone(vpn, zone_pool_);
@@ -372,6 +373,7 @@ absl::Status Space::Impl::Pin(AddressRange range) {
         return absl::OkStatus();
       });
   if (!status.ok()) {
+    guard.reset();
     if (done.raw() != 0) Unpin({range.begin, done});
     pinned_.fetch_sub(pages - PagesFor(done).raw(), std::memory_order_relaxed);
   }
@@ -379,7 +381,8 @@ absl::Status Space::Impl::Pin(AddressRange range) {
 }
 
 void Space::Impl::Unpin(AddressRange range) {
-  const Epoch::Guard guard(regions_.epoch());
+  std::optional<Epoch::Guard> guard;
+  AwaitFork(guard);
   const absl::Status status =
       ForEachZone(range, [&](Region& region, Vpn vpn, uint32_t begin, uint32_t end) {
         Zone* zone = region.FindZone(vpn);

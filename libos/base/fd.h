@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // UniqueFd: a file descriptor with one owner.
+//
+// In a program that does not know of the runtime, its descriptors are in the way: programs
+// close all that they did not open, and put theirs at numbers of their choice. So it is on
+// record which are the runtime's, and they can be made to begin at a number.
 #pragma once
-
-#include <unistd.h>
 
 #include <utility>
 
@@ -11,7 +13,8 @@ namespace spiritos {
 class UniqueFd {
  public:
   UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
+  // Owns a copy in its place where a floor is set.
+  explicit UniqueFd(int fd);
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) {
@@ -24,13 +27,17 @@ class UniqueFd {
 
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
-  void Reset() {
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
+  void Reset();
 
  private:
   int fd_ = -1;
 };
+
+// From now on descriptors are moved to `floor` or above, where the process may have so many.
+void SetFdFloor(int floor);
+// Whether it is the runtime's. Context: signal.
+bool IsOwnFd(int fd) noexcept;
+// Puts one that no UniqueFd owns on record, or takes it off.
+void NoteOwnFd(int fd, bool own) noexcept;
 
 }  // namespace spiritos

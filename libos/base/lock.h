@@ -70,15 +70,7 @@ class ABSL_LOCKABLE SpinLock {
   SpinLock& operator=(const SpinLock&) = delete;
 
   void lock() noexcept ABSL_EXCLUSIVE_LOCK_FUNCTION() {
-    for (uint32_t spins = 0; locked_.exchange(true, std::memory_order_acquire);) {
-      while (locked_.load(std::memory_order_relaxed)) {
-        if (++spins % kSpinsBeforeYield == 0) {
-          sched_yield();
-        } else {
-          CpuRelax();
-        }
-      }
-    }
+    Acquire();
     internal::NoteAcquired(rank_);
   }
   bool try_lock() noexcept ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
@@ -92,8 +84,27 @@ class ABSL_LOCKABLE SpinLock {
     locked_.store(false, std::memory_order_release);
   }
 
+  // Around fork(2), for who holds all locks of a rank.
+  void BeforeFork() noexcept ABSL_NO_THREAD_SAFETY_ANALYSIS { Acquire(); }
+  void AfterFork() noexcept ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    locked_.store(false, std::memory_order_release);
+  }
+
  private:
   static constexpr uint32_t kSpinsBeforeYield = 256;
+
+  void Acquire() noexcept {
+    for (uint32_t spins = 0; locked_.exchange(true, std::memory_order_acquire);) {
+      while (locked_.load(std::memory_order_relaxed)) {
+        if (++spins % kSpinsBeforeYield == 0) {
+          sched_yield();
+        } else {
+          CpuRelax();
+        }
+      }
+    }
+  }
+
   std::atomic<bool> locked_{false};
   const LockRank rank_;
 };

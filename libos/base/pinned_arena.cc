@@ -32,6 +32,13 @@ PinnedArena::Chunk* PinnedArena::MapChunk(size_t size, Chunk* next) noexcept {
   return ::new (begin + head) Chunk{next, size};
 }
 
+void PinnedArena::LockAgain() noexcept {
+  LockGuard guard(lock_);
+  for (Chunk* chunk = chunks_; chunk != nullptr; chunk = chunk->next) {
+    mlock2(chunk, chunk->size, MLOCK_ONFAULT);
+  }
+}
+
 void* PinnedArena::Allocate(size_t size, size_t alignment) noexcept {
   const int saved_errno = errno;
   LockGuard guard(lock_);

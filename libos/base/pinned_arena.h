@@ -46,6 +46,9 @@ class PinnedArena {
     return p == nullptr ? nullptr : ::new (p) T[n];
   }
 
+  // Memory that is locked is not in a child of fork(2).
+  void LockAgain() noexcept;
+
   Bytes used() const { return Bytes(used_.load(std::memory_order_relaxed)); }
 
  private:

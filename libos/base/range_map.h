@@ -83,6 +83,17 @@ class RangeMap {
     return at >= range.end();
   }
 
+  // Calls visit(range) for each. REQUIRES: as above.
+  template <typename Visit>
+  void ForEach(Visit&& visit) const {
+    const Snapshot* snapshot = snapshot_.load(std::memory_order_acquire);
+    if (snapshot == nullptr) return;
+    for (const Entry& entry : *snapshot) {
+      visit(AddressRange{const_cast<std::byte*>(entry.begin),
+                         Bytes(static_cast<uint64_t>(entry.end - entry.begin))});
+    }
+  }
+
   Epoch& epoch() const { return epoch_; }
 
   // Whether any of `range` has an owner.

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "libos/base/clock.h"
 #include "libos/base/parker.h"
@@ -42,6 +43,12 @@ void Evictor::Start() {
   pthread_sigmask(SIG_SETMASK, &all, &old);
   thread_ = std::thread([this] { Run(); });
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
+}
+
+void Evictor::Restart() {
+  std::construct_at(&thread_);  // Nobody to join.
+  sleeping_.store(0, std::memory_order_relaxed);
+  Start();
 }
 
 void Evictor::Stop() {

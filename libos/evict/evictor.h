@@ -33,6 +33,8 @@ class Evictor {
   ~Evictor();
 
   void Start();
+  // The same in a child of fork(2), where its thread is not. REQUIRES: it was asleep.
+  void Restart();
   // Returns when the thread has finished its sweeps and ended.
   void Stop();
   // Wakes the thread if it sleeps; a load when it does not. Context: signal.

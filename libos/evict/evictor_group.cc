@@ -278,6 +278,10 @@ void EvictorGroup::AwaitIdle() noexcept {
   }
 }
 
+void EvictorGroup::Restart() {
+  for (uint32_t e = 0; e < evictor_count_; ++e) evictors_[e]->Restart();
+}
+
 void EvictorGroup::ReportShare(uint64_t busy_ns, uint64_t cpu_ns) noexcept {
   context_.metrics.Add(Metric::kEvictorBusyNs, busy_ns);
   context_.metrics.Add(Metric::kEvictorCpuNs, cpu_ns);

@@ -87,6 +87,8 @@ class EvictorGroup {
   // Waits until no evictor has a zone in hand; provided that nobody faults, none takes
   // one afterwards.
   void AwaitIdle() noexcept;
+  // In a child of fork(2). REQUIRES: they were idle.
+  void Restart();
 
   // Wakes evictors: frames are short.
   void Kick() noexcept;

@@ -71,6 +71,7 @@ struct FaultCaps {
   bool accessed_bits = false;
   bool batched_zap = false;  // One Drop call takes many runs and flushes once.
   bool move = false;         // Runs can be moved instead of copied.
+  bool forks = false;        // A child of fork(2) can go on: see Pause().
   // Measured when the space starts, in nanoseconds.
   double shootdown_ns = 0;
   double wakeup_ns = 0;
@@ -104,6 +105,13 @@ class FaultBackend {
   // Wakes threads that wait for `vpn` without changing it; nothing where faults
   // are served in-thread.
   virtual void Wake(Vpn vpn) noexcept = 0;
+
+  // Around fork(2): no fault is being served, nor will be, from Pause() to Resume(). In the
+  // child Restart() comes instead of Resume(), then a Cover() of all that was covered; it has
+  // the bytes, and nothing in it is protected. REQUIRES: caps().forks. Context: any.
+  virtual void Pause() {}
+  virtual void Resume() {}
+  virtual absl::Status Restart() { return absl::UnimplementedError("fork(2)"); }
 
   virtual const FaultCaps& caps() const = 0;
 };

@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "libos/base/failpoint.h"
+#include "libos/base/status.h"
 
 namespace spiritos {
 namespace {
@@ -56,10 +57,18 @@ PageMover::PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool
   caps_.shootdown_ns = calls.shootdown_ns;
   caps_.wakeup_ns = calls.wakeup_ns;
   caps_.fill_ns = calls.fill_ns;
-  if (caps_.batched_zap) {
-    self_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
-    caps_.batched_zap = self_.valid();
-  }
+  if (caps_.batched_zap) OpenSelf();
+}
+
+void PageMover::OpenSelf() {
+  self_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  caps_.batched_zap = self_.valid();
+}
+
+absl::Status PageMover::Reopen(Uffd::Mode mode) {
+  if (caps_.batched_zap) OpenSelf();
+  SPIRITOS_ASSIGN_OR_RETURN(uffd_, Uffd::Open(mode));
+  return absl::OkStatus();
 }
 
 MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes,

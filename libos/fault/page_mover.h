@@ -32,10 +32,14 @@ class PageMover : public FaultBackend {
   // `wake`: threads wait in the kernel for what these calls do.
   PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool wake);
 
+  // In a child of fork(2): what the parent's descriptors are of is the parent's memory.
+  absl::Status Reopen(Uffd::Mode mode);
+
   Uffd uffd_;
   FaultCaps caps_;
 
  private:
+  void OpenSelf();
   // One page where a run was refused because it spans mappings.
   MapOutcome FillSingly(Vpn first, uint32_t count, const std::byte* bytes, FillMode mode) noexcept;
   MapOutcome ProtectRun(PageRun run, bool protect) noexcept;

@@ -9,6 +9,9 @@
 // reads and its own, so two handlers cannot wait for each other; every Fill and
 // Thaw wakes the page's waiters in the kernel, and a fault that needed nothing is
 // woken explicitly.
+//
+// A child of fork(2) has neither the handlers nor, without a privilege that few have, a
+// userfaultfd for its memory: Restart() makes both anew.
 #pragma once
 
 #include <atomic>
@@ -34,12 +37,25 @@ class UffdThread final : public PageMover {
   absl::Status Cover(AddressRange range) override;
   void Uncover(AddressRange range) override;
 
+  void Pause() override;
+  void Resume() override;
+  absl::Status Restart() override;
+
  private:
-  UffdThread(Uffd uffd, UniqueFd stop, const KernelCalls& calls, FaultSink& sink, Metrics& metrics);
+  UffdThread(Uffd uffd, UniqueFd bell, uint32_t threads, const KernelCalls& calls, FaultSink& sink,
+             Metrics& metrics);
+  void StartThreads();
+  void Ring();
+  // False: the handler is to end.
+  bool MayServe() noexcept;
   void Serve();
 
   FaultSink& sink_;
-  UniqueFd stop_;  // An eventfd: readable once handlers must end.
+  const uint32_t thread_count_;
+  UniqueFd bell_;  // An eventfd: readable while handlers are to look at the rest of this.
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint32_t> pauses_{0};  // Begun and ended: odd during one. A futex word.
+  std::atomic<uint32_t> paused_{0};  // Handlers that wait for its end. A futex word.
   std::vector<std::thread> threads_;
 };
 

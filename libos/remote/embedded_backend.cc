@@ -43,7 +43,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedBackend>> EmbeddedBackend::Create(Bytes c
   // Huge pages where the kernel gives them: slots are read and written whole, and
   // a fault should not miss the TLB for its source as well.
   madvise(memory.data(), memory.size().raw(), MADV_HUGEPAGE);
-  // A child shares no region and needs no pool. Core dumps would hold it all.
+  // Without BeforeFork() a child has no region either. Core dumps would hold it all.
   madvise(memory.data(), memory.size().raw(), MADV_DONTFORK);
   madvise(memory.data(), memory.size().raw(), MADV_DONTDUMP);
   return std::unique_ptr<EmbeddedBackend>(new EmbeddedBackend(std::move(memory), slabs));
@@ -94,6 +94,15 @@ void EmbeddedBackend::Forget(SlotId first, uint32_t pages) noexcept {
   const int saved_errno = errno;
   madvise(Direct(first), size_t{pages} << kPageShift, MADV_DONTNEED);
   errno = saved_errno;
+}
+
+// The kernel copies on write.
+bool EmbeddedBackend::BeforeFork() noexcept {
+  return madvise(memory_.data(), memory_.size().raw(), MADV_DOFORK) == 0;
+}
+
+void EmbeddedBackend::AfterFork() noexcept {
+  madvise(memory_.data(), memory_.size().raw(), MADV_DONTFORK);
 }
 
 std::string EmbeddedBackend::description() const {

@@ -7,6 +7,7 @@
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
+#include "libos/base/fd.h"
 #include "libos/base/parker.h"
 #include "libos/remote/ring_issuer.h"
 
@@ -57,6 +58,7 @@ int FileRing::Init(int file, RingIssuer* issuer) noexcept {
     io_uring_queue_exit(&ring_);
     return ENOSYS;
   }
+  NoteOwnFd(ring_.ring_fd, true);
   io_uring_ring_dontfork(&ring_);  // Best effort: a child does not use the pool.
   fixed_file_ = io_uring_register_files(&ring_, &file, 1) == 0;
   file_ = file;
@@ -78,6 +80,7 @@ void FileRing::Close() noexcept {
     LockGuard guard(lock_);
     SPIRITOS_DCHECK(in_flight_ == 0, "{} requests in flight on a ring that closes", in_flight_);
   }
+  NoteOwnFd(ring_.ring_fd, false);
   io_uring_queue_exit(&ring_);
 }
 

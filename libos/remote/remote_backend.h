@@ -130,6 +130,11 @@ class RemoteBackend {
   // effort: reading them afterwards gives anything.
   virtual void Forget(SlotId first, uint32_t pages) noexcept = 0;
 
+  // Around fork(2), with nothing pending. BeforeFork(): whether the child will have the slots
+  // as they are now, as its own. AfterFork() in both processes, if so.
+  virtual bool BeforeFork() noexcept { return false; }
+  virtual void AfterFork() noexcept {}
+
   // Bytes that slabs may take in all; 0 = not known beforehand.
   virtual Bytes capacity() const = 0;
   // Whether nothing is left of a placed slab: whatever is asked of it fails, until it is

@@ -43,6 +43,8 @@ class ShapedBackend final : public RemoteBackend {
   bool Poll(Lane lane) noexcept override;
   void Wait(IoRequest& request) noexcept override;
   void Forget(SlotId first, uint32_t pages) noexcept override { inner_->Forget(first, pages); }
+  bool BeforeFork() noexcept override { return inner_->BeforeFork(); }
+  void AfterFork() noexcept override { inner_->AfterFork(); }
   Bytes capacity() const override { return inner_->capacity(); }
   bool lost(SlotId first) const noexcept override { return inner_->lost(first); }
   Bytes near_buffers() const override { return inner_->near_buffers(); }

@@ -135,6 +135,23 @@ void FarMap::LetGo(AddressRange part, const Piece& piece) {
   Note(part, piece.protection, true);
 }
 
+void FarMap::BeforeFork() {
+  mutex_.lock();
+  if (owned_ == nullptr || owned_->BeforeFork() || std::exchange(told_of_fork_, true)) return;
+  LogWarning(
+      "fork: with this pool, memory that is far is not there in the child; it may only exec");
+}
+
+void FarMap::AfterForkInParent() {
+  if (owned_ != nullptr) owned_->AfterForkInParent();
+  mutex_.unlock();
+}
+
+void FarMap::AfterForkInChild() {
+  if (owned_ != nullptr) owned_->AfterForkInChild();
+  mutex_.unlock();
+}
+
 bool FarMap::MakeRoom(uint64_t size) {
   return owned_ != nullptr || dormant().raw() + size <= settings_.wake_above.raw() || Wake();
 }

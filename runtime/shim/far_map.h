@@ -62,9 +62,10 @@ class FarMap {
   int Lock(AddressRange range) noexcept;
   int Unlock(AddressRange range) noexcept;
 
-  // For a child of fork(2): nobody is in the middle of a call.
-  void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.lock(); }
-  void AfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.unlock(); }
+  // Around fork(2): nobody is in the middle of a call, and the child has what is far as well.
+  void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  void AfterForkInParent() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  void AfterForkInChild() ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // Null while dormant.
   Space* space() const { return space_.load(std::memory_order_acquire); }
@@ -122,6 +123,7 @@ class FarMap {
   Pieces pieces_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Space> owned_ ABSL_GUARDED_BY(mutex_);
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;  // To wake: it is not tried again.
+  bool told_of_fork_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<Space*> space_{nullptr};
   std::atomic<uint64_t> dormant_{0};
   std::atomic<uintptr_t> hull_begin_{UINTPTR_MAX};

@@ -11,17 +11,8 @@
 
 #include "libos/base/export.h"
 #include "libos/base/units.h"
+#include "runtime/shim/heaps.h"
 #include "runtime/shim/next.h"
-#include "runtime/shim/shim.h"
-
-// The C library's own, under the names that it keeps for interposers.
-extern "C" {
-void* __libc_malloc(size_t size);
-void* __libc_calloc(size_t count, size_t size);
-void* __libc_realloc(void* pointer, size_t size);
-void* __libc_memalign(size_t alignment, size_t size);
-void __libc_free(void* pointer);
-}
 
 namespace spiritos::shim {
 namespace {
@@ -31,14 +22,8 @@ void* OrNoMemory(void* pointer) {
   return pointer;
 }
 
-FarHeap* OwnerOf(const void* pointer) {
-  FarHeap* const heap = far_heap.load(std::memory_order_acquire);
-  return heap != nullptr && heap->Owns(pointer) ? heap : nullptr;
-}
-
 void* Aligned(FarHeap* heap, size_t alignment, size_t size) {
-  return heap != nullptr ? OrNoMemory(heap->Allocate(size, alignment))
-                         : __libc_memalign(alignment, size);
+  return OrNoMemory(AllocateAligned(heap, alignment, size));
 }
 
 void* Reallocate(void* pointer, size_t size, const void* caller) {
@@ -56,8 +41,7 @@ void* Reallocate(void* pointer, size_t size, const void* caller) {
 extern "C" {
 
 SPIRITOS_PUBLIC void* malloc(size_t size) noexcept {
-  FarHeap* const heap = HeapFor(__builtin_return_address(0));
-  return heap != nullptr ? OrNoMemory(heap->Allocate(size)) : __libc_malloc(size);
+  return OrNoMemory(Allocate(HeapFor(__builtin_return_address(0)), size));
 }
 
 SPIRITOS_PUBLIC void* calloc(size_t count, size_t size) noexcept {
@@ -78,10 +62,7 @@ SPIRITOS_PUBLIC void* reallocarray(void* pointer, size_t count, size_t size) noe
   return Reallocate(pointer, bytes, __builtin_return_address(0));
 }
 
-SPIRITOS_PUBLIC void free(void* pointer) noexcept {
-  FarHeap* const owner = OwnerOf(pointer);
-  owner != nullptr ? owner->Free(pointer) : __libc_free(pointer);
-}
+SPIRITOS_PUBLIC void free(void* pointer) noexcept { Free(pointer); }
 
 SPIRITOS_PUBLIC int posix_memalign(void** result, size_t alignment, size_t size) noexcept {
   if (alignment % sizeof(void*) != 0 || !std::has_single_bit(alignment)) return EINVAL;

@@ -11,6 +11,7 @@ namespace spiritos::shim {
 
 struct Next {
   size_t (*malloc_usable_size)(void*) = nullptr;
+  int (*close)(int) = nullptr;  // A cancellation point: no plain system call.
   int (*pthread_create)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*) = nullptr;
 };
 extern constinit Next next;

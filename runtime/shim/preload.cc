@@ -4,8 +4,8 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <gnu/libc-version.h>
 #include <link.h>
-#include <pthread.h>
 #include <sys/auxv.h>
 #include <unistd.h>
 
@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "libos/base/fd.h"
 #include "libos/base/log.h"
 #include "runtime/settings.h"
 #include "runtime/shim/next.h"
@@ -26,8 +27,8 @@ thread_local constinit int near_depth = 0;
 constinit Next next;
 constinit std::atomic<FarMap*> far_map{nullptr};
 constinit std::atomic<FarHeap*> far_heap{nullptr};
-constinit uintptr_t loader_begin = 0;
-constinit uintptr_t loader_end = 0;
+constinit Code loader;
+constinit Code libc;
 
 namespace {
 
@@ -38,27 +39,43 @@ constexpr Bytes kMostReserve(uint64_t{1} << 40);
 constexpr Bytes kLeastReserve(uint64_t{1} << 30);
 
 // Where statistics go at the end: standard error of the beginning, as programs close theirs
-// before they end. -1: nowhere.
-constexpr int kOutOfTheWay = 200;
-int stats_file = -1;
+// before they end. Null: nowhere. Never destroyed, as it is needed later than that.
+UniqueFd* stats_file = nullptr;
+
+// Above what programs ask for by number, and below the usual limit of 1024.
+constexpr int kFdFloor = 700;
 
 template <typename Function>
 void FindNext(Function*& function, const char* name) {
   function = reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
 }
 
+Code CodeAt(uintptr_t base, const ElfW(Phdr) * segments, size_t count) {
+  Code code{base, base};
+  for (size_t i = 0; i < count; ++i) {
+    if (segments[i].p_type != PT_LOAD) continue;
+    code.end = std::max<uintptr_t>(code.end, base + segments[i].p_vaddr + segments[i].p_memsz);
+  }
+  return code;
+}
+
 void FindLoader() {
   const auto base = getauxval(AT_BASE);
   if (base == 0) return;
   const auto* const header = reinterpret_cast<const ElfW(Ehdr)*>(base);
-  const auto* const segments = reinterpret_cast<const ElfW(Phdr)*>(base + header->e_phoff);
-  uintptr_t end = 0;
-  for (int i = 0; i < header->e_phnum; ++i) {
-    if (segments[i].p_type != PT_LOAD) continue;
-    end = std::max<uintptr_t>(end, segments[i].p_vaddr + segments[i].p_memsz);
-  }
-  loader_begin = base;
-  loader_end = base + end;
+  loader =
+      CodeAt(base, reinterpret_cast<const ElfW(Phdr)*>(base + header->e_phoff), header->e_phnum);
+}
+
+void FindLibc() {
+  dl_iterate_phdr(
+      [](dl_phdr_info* object, size_t, void*) {
+        const Code code = CodeAt(object->dlpi_addr, object->dlpi_phdr, object->dlpi_phnum);
+        if (!code.holds(reinterpret_cast<uintptr_t>(&gnu_get_libc_version))) return 0;
+        libc = code;
+        return 1;
+      },
+      nullptr);
 }
 
 // Of the budget's size, so that a heap that just fits does not wake for a chunk's rest.
@@ -75,7 +92,8 @@ absl::Status Begin(const Settings& settings) {
     if (heap.ok()) break;
   }
   if (!heap.ok()) return heap.status();
-  if (settings.stats_at_exit) stats_file = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kOutOfTheWay);
+  SetFdFloor(kFdFloor);
+  if (settings.stats_at_exit) stats_file = new UniqueFd(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0));
   if (!settings.children) {
     unsetenv("SPIRITOS_CONF");
     unsetenv("LD_PRELOAD");
@@ -85,28 +103,15 @@ absl::Status Begin(const Settings& settings) {
   return absl::OkStatus();
 }
 
-void BeforeFork() {
-  ++near_depth;
-  far_heap.load()->BeforeFork();
-  far_map.load()->BeforeFork();
-  static bool told = false;
-  if (far_map.load()->space() != nullptr && !std::exchange(told, true)) {
-    LogWarning("fork: memory that is far is not there in the child; it may only exec");
-  }
-}
-
-void AfterFork() {
-  far_map.load()->AfterFork();
-  far_heap.load()->AfterFork();
-  --near_depth;
-}
-
 // After the constructors of the libraries below, before those of the program.
 [[gnu::constructor]] void Construct() {
   const NearScope near;
+  FindNext(next.close, "close");
   FindNext(next.malloc_usable_size, "malloc_usable_size");
   FindNext(next.pthread_create, "pthread_create");
   FindLoader();
+  FindLibc();
+  RegisterForkHandlers();
   const char* const text = secure_getenv("SPIRITOS_CONF");
   if (text == nullptr) return;
   const absl::StatusOr<Settings> settings = ParseSettings(text);
@@ -115,18 +120,17 @@ void AfterFork() {
     LogWarning(status.ToString());
     _exit(kCannotBegin);
   }
-  pthread_atfork(BeforeFork, AfterFork, AfterFork);
 }
 
 [[gnu::destructor]] void Destruct() {
   const NearScope near;
-  if (stats_file < 0) return;
+  if (stats_file == nullptr) return;
   const FarMap& map = *far_map.load();
   const std::string text = map.space() == nullptr
                                ? fmt::format("spiritos: all memory was local: {} MiB mapped\n",
                                              map.dormant().raw() >> 20)
                                : map.space()->description() + map.space()->GetStats().ToText();
-  [[maybe_unused]] const ssize_t ignored = write(stats_file, text.data(), text.size());
+  [[maybe_unused]] const ssize_t ignored = write(stats_file->get(), text.data(), text.size());
 }
 
 }  // namespace

@@ -19,17 +19,27 @@ namespace spiritos::shim {
 extern constinit std::atomic<FarMap*> far_map;
 extern constinit std::atomic<FarHeap*> far_heap;
 
-// Where the loader's code is.
-extern constinit uintptr_t loader_begin;
-extern constinit uintptr_t loader_end;
+// Where an object's code is.
+struct Code {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;
+  bool holds(uintptr_t address) const { return address - begin < end - begin; }
+};
+extern constinit Code loader;
+extern constinit Code libc;
 
 // The heap for this call of the program's; null when it is the runtime's own, or when
-// `caller` is the dynamic loader: what it allocates is threads' control blocks.
+// `caller` is the dynamic loader, which allocates threads' control blocks, or the C library,
+// which uses some of what it allocates in a child of fork(2) before anybody else runs there.
 inline FarHeap* HeapFor(const void* caller) {
   if (InRuntime()) return nullptr;
   const auto at = reinterpret_cast<uintptr_t>(caller);
-  if (at - loader_begin < loader_end - loader_begin) return nullptr;
+  if (loader.holds(at) || libc.holds(at)) return nullptr;
   return far_heap.load(std::memory_order_acquire);
 }
+
+// Once, before anybody else's: ours come last before a fork and first after it, when other
+// handlers may use far memory.
+void RegisterForkHandlers();
 
 }  // namespace spiritos::shim

@@ -97,6 +97,72 @@ class Programs(unittest.TestCase):
             self.assertEqual(b"libspiritos-preload.so" in out, inherited)
 
 
+class Forks(unittest.TestCase):
+    JOB = ("import hashlib, multiprocessing, os, subprocess, threading, time\n"
+           "data = [bytes([i % 251]) * 1000 for i in range(60000)]\n"
+           "def digest():\n"
+           "    total = hashlib.sha256()\n"
+           "    for part in data: total.update(part)\n"
+           "    return total.hexdigest()\n")
+
+    def prints(self, job, local="8M"):
+        out, counters = far(real_python(), "-c", self.JOB + job, local=local, options=("--pool", "embedded:"))
+        self.assertGreater(counters["evicted_pages"], 10_000)
+        return out.decode().split()
+
+    def test_each_has_its_own_memory_from_then_on(self):
+        job = ("before = digest(); child = os.fork()\n"
+               "mine = b'c' * 1000 if child == 0 else b'p' * 1000\n"
+               "same = digest() == before\n"
+               "for i in range(len(data)):\n"
+               "    if i % 2: data[i] = mine\n"
+               "same = same and all(part == (mine if i % 2 else bytes([i % 251]) * 1000) for i, part in enumerate(data))\n"
+               "if child == 0: os._exit(0 if same else 1)\n"
+               "print(same, os.waitpid(child, 0)[1])\n")
+        self.assertEqual(self.prints(job), ["True", "0"])
+
+    def test_children_outlive_their_parents(self):
+        job = ("before = digest(); ends = os.pipe()\n"
+               "if os.fork() == 0:\n"
+               "    if os.fork() == 0:\n"
+               "        while os.getppid() != 1 and os.getppid() == parent: time.sleep(0.01)\n"
+               "        os.write(ends[1], b'same' if digest() == before else b'other'); os._exit(0)\n"
+               "    os._exit(0)\n"
+               "os.wait(); os.close(ends[1]); print(os.read(ends[0], 10).decode())\n")
+        self.assertEqual(self.prints("parent = os.getpid()\n" + job), ["same"])
+
+    def test_worker_processes(self):
+        job = ("def work(i): return sum(data[j][0] for j in range(i, len(data), 8)) + len(b'x' * 10**6)\n"
+               "with multiprocessing.get_context('fork').Pool(3) as pool: theirs = pool.map(work, range(8))\n"
+               "print(theirs == [work(i) for i in range(8)])\n")
+        self.assertEqual(self.prints(job), ["True"])
+
+    def test_amid_threads_that_allocate(self):
+        job = ("stop = False\n"
+               "def churn():\n"
+               "    held = []\n"
+               "    while not stop:\n"
+               "        held.append(os.urandom(5000))\n"
+               "        if len(held) > 2000: held = []\n"
+               "threads = [threading.Thread(target=churn) for _ in range(3)]\n"
+               "[t.start() for t in threads]\n"
+               "before = digest(); bad = 0\n"
+               "for _ in range(20):\n"
+               "    child = os.fork()\n"
+               "    if child == 0:\n"
+               "        more = [os.urandom(3000) for _ in range(1000)]\n"
+               "        os._exit(0 if digest() == before and len(more) == 1000 else 1)\n"
+               "    bad += os.waitpid(child, 0)[1] != 0\n"
+               "stop = True; [t.join() for t in threads]; print(bad)\n")
+        self.assertEqual(self.prints(job, local="16M"), ["0"])
+
+    def test_to_start_another_program(self):
+        job = ("out = subprocess.run(['/bin/sh', '-c', 'echo $0 | tr a-z A-Z', 'word'], stdout=subprocess.PIPE,\n"
+               "                     preexec_fn=lambda: digest(), env={'PATH': os.environ['PATH']})\n"
+               "print(out.stdout.decode())\n")
+        self.assertEqual(self.prints(job), ["WORD"])
+
+
 class MappingCalls(unittest.TestCase):
     def test_mean_what_they_mean_to_the_kernel(self):
         first = random.SystemRandom().randrange(1, 10**6)

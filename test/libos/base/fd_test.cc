@@ -3,6 +3,7 @@
 #include "libos/base/fd.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 
@@ -41,6 +42,35 @@ TEST_CASE("a descriptor moved onto itself stays open, reset it is closed", "[bas
   CHECK_FALSE(IsOpen(raw));
   fd.Reset();
   CHECK_FALSE(UniqueFd().valid());
+}
+
+TEST_CASE("a descriptor is on record while it is owned, and above the floor", "[base]") {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  UniqueFd low(ends[0]);
+  CHECK(low.get() == ends[0]);
+  CHECK(IsOwnFd(ends[0]));
+  CHECK_FALSE(IsOwnFd(ends[1]));
+  SetFdFloor(300);
+  UniqueFd high(ends[1]);
+  SetFdFloor(0);
+  const int moved = high.get();
+  CHECK(moved >= 300);
+  CHECK_FALSE(IsOpen(ends[1]));
+  CHECK(fcntl(moved, F_GETFD) == FD_CLOEXEC);
+  CHECK(IsOwnFd(moved));
+  char byte = 'x';
+  CHECK(write(moved, &byte, 1) == 1);
+  CHECK(read(low.get(), &byte, 1) == 1);
+  low = std::move(high);
+  CHECK_FALSE(IsOwnFd(ends[0]));
+  CHECK(IsOwnFd(moved));
+  low.Reset();
+  CHECK_FALSE(IsOwnFd(moved));
+  NoteOwnFd(-1, true);
+  NoteOwnFd(1 << 20, true);
+  CHECK_FALSE(IsOwnFd(-1));
+  CHECK_FALSE(IsOwnFd(1 << 20));
 }
 
 }  // namespace

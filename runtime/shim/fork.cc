@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// fork(2) of a program whose memory is far.
+//
+//   prepare   the program's handlers -> caches -> jemalloc -> heap, map, space
+//   after     heap, map, space -> jemalloc -> caches -> the program's handlers
+//
+// Handlers run in the order in which they were registered, before the fork in the opposite
+// one. So the first registration of anybody's is preceded by ours. What is not seen here
+// (clone(2), _Fork(3)) leaves a child without far memory: a touch is a SIGSEGV.
+#include <dlfcn.h>
+#include <pthread.h>
+
+#include "libos/base/export.h"
+#include "runtime/shim/shim.h"
+
+namespace spiritos::shim {
+namespace {
+
+void BeforeForkSource() {
+  ++near_depth;
+  if (FarHeap* const heap = far_heap.load()) heap->BeforeForkSource();
+  if (FarMap* const map = far_map.load()) map->BeforeFork();
+}
+
+void AfterForkSource(void (FarMap::*after)()) {
+  if (FarMap* const map = far_map.load()) (map->*after)();
+  if (FarHeap* const heap = far_heap.load()) heap->AfterForkSource();
+  --near_depth;
+}
+
+void InParent() { AfterForkSource(&FarMap::AfterForkInParent); }
+void InChild() { AfterForkSource(&FarMap::AfterForkInChild); }
+
+void BeforeForkCaches() {
+  if (FarHeap* const heap = far_heap.load()) heap->BeforeForkCaches();
+}
+
+void AfterForkCaches() {
+  if (FarHeap* const heap = far_heap.load()) heap->AfterForkCaches();
+}
+
+}  // namespace
+
+void RegisterForkHandlers() {
+  static constinit bool begun = false;  // By the loader, in one thread.
+  if (begun) return;
+  begun = true;
+  const NearScope near;
+  pthread_atfork(BeforeForkSource, InParent, InChild);
+  FarHeap::StartJemalloc();
+  pthread_atfork(BeforeForkCaches, AfterForkCaches, AfterForkCaches);
+}
+
+// What pthread_atfork(3) is in every object, by an interface of the C library's.
+extern "C" SPIRITOS_PUBLIC int __register_atfork(void (*prepare)(), void (*parent)(),
+                                                 void (*child)(), void* object) noexcept {
+  using Register = int (*)(void (*)(), void (*)(), void (*)(), void*);
+  static const auto next_register =
+      reinterpret_cast<Register>(dlsym(RTLD_NEXT, "__register_atfork"));
+  RegisterForkHandlers();
+  return next_register(prepare, parent, child, object);
+}
+
+}  // namespace spiritos::shim

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// fork(2): parent and child have the memory as of the fork, and then each its own.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "libos/space.h"
+#include "test/support/together.h"
+
+namespace spiritos {
+namespace {
+
+constexpr size_t kPages = 8192;
+
+std::unique_ptr<Space> MakeSpace(uint64_t latency_ns = 0) {
+  Options options{.budget = 8_MiB};
+  options.fault.mode = FaultMode::kThread;
+  options.remote.emulated_latency_ns = latency_ns;
+  auto space = Space::Create(options);
+  if (!space.ok()) FAIL(space.status().ToString());
+  return *std::move(space);
+}
+
+volatile uint64_t& WordOf(AddressRange range, size_t page, size_t word = 0) {
+  return reinterpret_cast<volatile uint64_t*>(range.begin + page * kPageSize)[word];
+}
+
+// The exit status of a forked child that runs `body`, which returns it; -signal.
+template <typename Body>
+pid_t Fork(Space& space, Body&& body) {
+  REQUIRE(space.BeforeFork());
+  const pid_t child = fork();
+  if (child != 0) {
+    space.AfterForkInParent();
+    REQUIRE(child > 0);
+    return child;
+  }
+  alarm(100);
+  space.AfterForkInChild();
+  _exit(body());
+}
+int AwaitEnd(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+TEST_CASE("a child has the memory as of the fork, and each its own from then on",
+          "[space][fork][uffd]") {
+  const uint64_t latency_ns = GENERATE(0, 20'000);
+  auto space = MakeSpace(latency_ns);
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  for (size_t page = 0; page < kPages; page += 2) WordOf(range, page) = page + 1;
+  const auto wrong = [&](uint64_t added) {
+    size_t count = 0;
+    for (size_t page = 0; page < kPages; ++page) {
+      count += WordOf(range, page) != (page % 2 == 0 ? page + 1 : 0) + added;
+    }
+    return count;
+  };
+  const auto add = [&](uint64_t more) {
+    for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = WordOf(range, page) + more;
+  };
+  const pid_t child = Fork(*space, [&] {
+    if (wrong(0) != 0) return 1;
+    for (int pass = 0; pass < 2; ++pass) add(1000);
+    if (wrong(2000) != 0) return 2;
+    if (!space->Discard({range.begin, Bytes(64 * kPageSize)}).ok()) return 3;
+    if (WordOf(range, 63) != 0 || WordOf(range, 64) != 2065) return 4;
+    if (!space->CreateRegion(4_MiB).ok()) return 5;
+    return space->GetStats()[Metric::kEvictedPages] > kPages ? 0 : 6;
+  });
+  for (uint64_t pass = 1; pass <= 3; ++pass) {
+    add(1);
+    CHECK(wrong(pass) == 0);
+  }
+  CHECK(AwaitEnd(child) == 0);
+  CHECK(wrong(3) == 0);
+}
+
+TEST_CASE("a guarded page of a child takes its stores", "[space][fork][uffd]") {
+  auto space = MakeSpace();
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page + 1;
+  uint64_t sum = 0;
+  // Read again and again, pages leave clean and come back guarded.
+  while (space->GetStats()[Metric::kGuardedPages] < kPages) {
+    for (size_t page = 0; page < kPages; ++page) sum += WordOf(range, page);
+  }
+  const pid_t child = Fork(*space, [&] {
+    for (size_t page = kPages; page-- > 0;) WordOf(range, page) = 7;
+    size_t wrong = 0;
+    for (size_t page = 0; page < kPages; ++page) wrong += WordOf(range, page) != 7;
+    return wrong == 0 ? 0 : 1;
+  });
+  CHECK(AwaitEnd(child) == 0);
+  CHECK(sum % kPages == 0);
+}
+
+TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
+  auto space = MakeSpace();
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page;
+  const auto count_wrong = [&](uint64_t generation) {
+    size_t wrong = 0;
+    for (size_t page = 0; page < kPages; ++page) {
+      wrong += WordOf(range, page) != page + generation * kPages;
+    }
+    return wrong == 0 ? 0 : 1;
+  };
+  const auto advance = [&] {
+    for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = WordOf(range, page) + kPages;
+  };
+  const pid_t child = Fork(*space, [&] {
+    advance();
+    const pid_t grandchild = Fork(*space, [&] {
+      advance();
+      return count_wrong(2);
+    });
+    advance();
+    advance();
+    return AwaitEnd(grandchild) != 0 ? 2 : count_wrong(3);
+  });
+  CHECK(count_wrong(0) == 0);
+  CHECK(AwaitEnd(child) == 0);
+  CHECK(count_wrong(0) == 0);
+}
+
+TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
+  const auto seed = std::random_device()();
+  CAPTURE(seed);
+  auto space = MakeSpace();
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> steps{0};
+  constexpr size_t kThreads = 3;
+  std::vector<std::vector<uint64_t>> expected(kThreads, std::vector<uint64_t>(kPages));
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(seed + t);
+      while (!stop.load(std::memory_order_relaxed)) {
+        const size_t page = random() % kPages;
+        const AddressRange pinned{range.begin + page * kPageSize, Bytes(kPageSize)};
+        const bool pins = random() % 4 == 0 && space->Pin(pinned).ok();
+        // A word and its double: a fork comes before both or between them.
+        WordOf(range, page, 2 * t) = ++expected[t][page];
+        WordOf(range, page, 2 * t + 1) = 2 * expected[t][page];
+        if (pins) space->Unpin(pinned);
+        steps.fetch_add(1, std::memory_order_relaxed);
+      }
+    });
+  }
+  size_t failed = 0;
+  for (uint32_t i = 0; i < Rounds(40); ++i) {
+    const uint64_t since = steps.load();
+    while (steps.load() < since + 500) std::this_thread::yield();
+    const pid_t child = Fork(*space, [&] {
+      const auto torn = [&] {
+        size_t count = 0;
+        for (size_t page = 0; page < kPages; ++page) {
+          for (size_t t = 0; t < kThreads; ++t) {
+            const uint64_t word = WordOf(range, page, 2 * t);
+            const uint64_t twice = WordOf(range, page, 2 * t + 1);
+            if (twice != 2 * word) count += twice == 2 * (word - 1) ? 1 : 1000;
+          }
+        }
+        return count;
+      };
+      const size_t before = torn();
+      if (before > kThreads) return 1;
+      WordOf(range, i % kPages, 6) = i;
+      return torn() == before && WordOf(range, i % kPages, 6) == i ? 0 : 2;
+    });
+    failed += AwaitEnd(child) != 0 ? 1 : 0;
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK(failed == 0);
+  size_t wrong = 0;
+  for (size_t t = 0; t < kThreads; ++t) {
+    for (size_t page = 0; page < kPages; ++page) {
+      wrong += WordOf(range, page, 2 * t) != expected[t][page];
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("where a child cannot have the memory, it is not there", "[space][fork][uffd]") {
+  auto space = Space::Create({.budget = 8_MiB}).value();  // Faults are signals.
+  const AddressRange range = space->CreateRegion(16_MiB).value();
+  WordOf(range, 1) = 5;
+  CHECK(!space->BeforeFork());
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGSEGV, SIG_DFL);
+    _exit(WordOf(range, 1) == 5 ? 0 : 1);
+  }
+  space->AfterForkInParent();
+  CHECK(AwaitEnd(child) == -SIGSEGV);
+  CHECK(WordOf(range, 1) == 5);
+}
+
+}  // namespace
+}  // namespace spiritos
