@@ -78,6 +78,8 @@ Space::Impl::~Impl() {
       SPIRITOS_CHECK(false, "the space ends while a region is in use: {}", status.ToString());
     }
   }
+  LockGuard guard(mutex_);
+  OpenSlab(nullptr, 0);
 }
 
 absl::StatusOr<AddressRange> Space::Impl::CreateRegion(Bytes size) {
@@ -117,6 +119,39 @@ absl::StatusOr<uint64_t> Space::Impl::AddSlabs(Bytes size, uint32_t first_page,
   return added;
 }
 
+absl::StatusOr<uint64_t> Space::Impl::ShareSlabs(AddressRange range, uint32_t* first_page,
+                                                 std::vector<std::shared_ptr<Slab>>& slabs) {
+  constexpr uint32_t kSlabZones = kSlabPages / kZonePages;
+  const uint32_t within = Zone::IndexOf(Vpn::Of(range.begin));  // No zone lies in two slabs.
+  const auto pages = static_cast<uint64_t>(PagesFor(range.size).raw());
+  const uint64_t zones = (within + pages + kZonePages - 1) / kZonePages;
+  if (open_slab_ != nullptr && open_zone_ + zones <= kSlabZones) {
+    *first_page = open_zone_ * kZonePages + within;
+    slabs.push_back(open_slab_);
+    open_zone_ += static_cast<uint32_t>(zones);
+    return 0;
+  }
+  *first_page = within;
+  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t added, AddSlabs(range.size, within, slabs));
+  const auto used = static_cast<uint32_t>((zones - 1) % kSlabZones + 1);
+  if (open_slab_ != nullptr && used >= open_zone_) return added;
+  ++reserved_slabs_;  // The last one, whatever becomes of the range.
+  OpenSlab(slabs.back(), used);
+  return added - 1;
+}
+
+void Space::Impl::OpenSlab(std::shared_ptr<Slab> slab, uint32_t zone) {
+  const std::shared_ptr<Slab> before = std::exchange(open_slab_, std::move(slab));
+  open_zone_ = zone;
+  if (before != nullptr) GiveUpSlab(before);
+}
+
+void Space::Impl::GiveUpSlab(const std::shared_ptr<Slab>& slab) {
+  if (slab.use_count() != 1) return;  // Other regions have pages in it.
+  slab->ForEachPlace([&](SlotId first) { remote_->ReleaseSlab(first); });
+  --reserved_slabs_;
+}
+
 absl::Status Space::Impl::AdviseRegion(AddressRange range) {
   madvise(range.begin, range.size.raw(), MADV_NOHUGEPAGE);
   if (madvise(range.begin, range.size.raw(), MADV_DONTFORK) == 0) return absl::OkStatus();
@@ -146,9 +181,9 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
     return InvalidArgument("range {} + {} is in a region already", static_cast<void*>(range.begin),
                            range.size.raw());
   }
-  const uint32_t first_page = Zone::IndexOf(Vpn::Of(range.begin));  // No zone in two slabs.
+  uint32_t first_page = 0;
   std::vector<std::shared_ptr<Slab>> slabs;
-  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, AddSlabs(range.size, first_page, slabs));
+  SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, ShareSlabs(range, &first_page, slabs));
   SPIRITOS_RETURN_IF_ERROR(AdviseRegion(range));
   auto owned = std::make_unique<Region>(range, std::move(slabs), first_page, kZoneListCount);
   Region& region = *owned;

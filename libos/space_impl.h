@@ -76,6 +76,14 @@ class Space::Impl {
   absl::StatusOr<uint64_t> AddSlabs(Bytes size, uint32_t first_page,
                                     std::vector<std::shared_ptr<Slab>>& slabs) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same for memory that is there already: small ranges share a slab. It says where in
+  // the first one they begin.
+  absl::StatusOr<uint64_t> ShareSlabs(AddressRange range, uint32_t* first_page,
+                                      std::vector<std::shared_ptr<Slab>>& slabs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // From now on small ranges go into `slab`, from its zone `zone` on.
+  void OpenSlab(std::shared_ptr<Slab> slab, uint32_t zone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GiveUpSlab(const std::shared_ptr<Slab>& slab) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Faults in it are ours from here on.
   absl::Status Cover(Region& region);
   // Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
@@ -119,6 +127,10 @@ class Space::Impl {
   RankedMutex mutex_{LockRank::kSpace};
   std::vector<std::unique_ptr<Region>> owned_ ABSL_GUARDED_BY(mutex_);
   uint64_t reserved_slabs_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What the next small range shares, and from which zone on. A zone of a slab is used once:
+  // the versions of its slots' bytes must go on rising.
+  std::shared_ptr<Slab> open_slab_ ABSL_GUARDED_BY(mutex_);
+  uint32_t open_zone_ ABSL_GUARDED_BY(mutex_) = 0;
   std::atomic<bool> forking_{false};
   bool fork_copies_ = false;  // The fork that is on: the child has the regions.
   std::atomic<int64_t> far_pages_{0};

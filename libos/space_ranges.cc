@@ -195,11 +195,7 @@ void Space::Impl::Retire(Region& region) {
   }
   regions_.epoch().Synchronize();  // Nobody has a zone of it in hand any more.
   GiveZones(region);
-  for (const auto& slab : region.slabs()) {
-    if (slab.use_count() != 1) continue;  // A moved range lives on in it.
-    slab->ForEachPlace([&](SlotId first) { remote_->ReleaseSlab(first); });
-    --reserved_slabs_;
-  }
+  for (const auto& slab : region.slabs()) GiveUpSlab(slab);
 }
 
 absl::Status Space::Impl::Protect(AddressRange range, int protection) {
@@ -277,8 +273,7 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
                           region->first_page();
   if (grows && region->slabs()[behind / kSlabPages].use_count() > 1) {
     return InvalidArgument(
-        "range {} + {} was moved out of a region that still uses its slab: it "
-        "cannot grow while it moves",
+        "range {} + {} shares its slab with other regions: it cannot grow while it moves",
         static_cast<void*>(from.begin), from.size.raw());
   }
   const Bytes moved = std::min(BytesOf(PagesFor(new_size)), from.size);

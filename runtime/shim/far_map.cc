@@ -122,7 +122,7 @@ absl::Status FarMap::Adopt(AddressRange range, int protection) {
 int FarMap::Keep(AddressRange part, const Piece& piece) {
   if (piece.kept) return 0;
   if (const absl::Status status = owned_->Pin(part); !status.ok()) {
-    LogWarning(status.ToString());
+    TellOfRefusal(status);
     return ENOMEM;
   }
   Note(part, piece.protection, true, true);
@@ -150,6 +150,12 @@ void FarMap::AfterForkInParent() {
 void FarMap::AfterForkInChild() {
   if (owned_ != nullptr) owned_->AfterForkInChild();
   mutex_.unlock();
+}
+
+void FarMap::TellOfRefusal(const absl::Status& status) {
+  if (refusals_ == kMostRefusalsTold) return;
+  LogWarning(status.ToString());
+  if (++refusals_ == kMostRefusalsTold) LogWarning("no more is said of calls that are refused");
 }
 
 bool FarMap::MakeRoom(uint64_t size) {
@@ -185,7 +191,7 @@ bool FarMap::AddLocked(AddressRange range, int protection) {
     return true;
   }
   if (const absl::Status status = Adopt(range, protection); !status.ok()) {
-    LogWarning(status.ToString());
+    TellOfRefusal(status);
     return false;
   }
   Note(range, protection, true);
@@ -366,7 +372,7 @@ void* FarMap::CopyElsewhere(AddressRange from, size_t size, int protection) {
     if (protection != (PROT_READ | PROT_WRITE)) status = owned_->Protect(to, protection);
   }
   if (!status.ok() || UnmapLocked(from) != 0) {
-    LogWarning(status.ToString());
+    if (!status.ok()) TellOfRefusal(status);
     UnmapLocked(to);
     errno = ENOMEM;
     return MAP_FAILED;

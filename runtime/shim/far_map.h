@@ -107,6 +107,9 @@ class FarMap {
   // Awake memory is here for good, or no longer.
   int Keep(AddressRange part, const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LetGo(AddressRange part, const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A call of the program's fails for want of memory. Programs try again.
+  void TellOfRefusal(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static constexpr uint32_t kMostRefusalsTold = 16;
   // Neighbours in and at the range that are alike become one.
   void Join(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The piece that begins there, split off if need be, or the first after.
@@ -123,6 +126,7 @@ class FarMap {
   Pieces pieces_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Space> owned_ ABSL_GUARDED_BY(mutex_);
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;  // To wake: it is not tried again.
+  uint32_t refusals_ ABSL_GUARDED_BY(mutex_) = 0;
   bool told_of_fork_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<Space*> space_{nullptr};
   std::atomic<uint64_t> dormant_{0};

@@ -223,6 +223,50 @@ TEST_CASE("stores while memory becomes far are not lost", "[space][uffd]") {
   CHECK(space->GetStats()[Metric::kEvictedPages] > 0);
 }
 
+TEST_CASE("small regions share the pool's slabs", "[space][uffd]") {
+  Options options{.budget = 4_MiB};
+  options.remote.pool_size = 192_MiB;  // Three slabs.
+  auto space = Space::Create(options).value();
+  const AddressRange range = MapPages(512_MiB);
+  size_t next_page = 0;
+  std::vector<AddressRange> regions;
+  const auto adopt = [&](size_t pages) {
+    const AddressRange part{range.begin + next_page * kPageSize, Bytes(pages * kPageSize)};
+    const absl::Status status = space->Adopt(part);
+    if (status.ok()) regions.push_back(part);
+    next_page += status.ok() ? pages + 5 : 0;  // Regions do not begin at zones.
+    return status;
+  };
+  // 17 zones of 16 in a slab, the rest of the second of which is for others.
+  REQUIRE(adopt(16 * kZonePages + 1).ok());
+  for (int i = 0; i < 7; ++i) REQUIRE(adopt(kZonePages / 2).ok());
+  REQUIRE(adopt(4 * kZonePages).ok());
+  while (adopt(kZonePages / 3).ok()) {
+  }
+  const absl::Status full = adopt(kZonePages / 3);
+  CHECK(full.message().find("SPIRITOS_POOL_SIZE") != std::string::npos);
+  CHECK(regions.size() > 20);
+  size_t wrong = 0;
+  for (uint64_t pass = 0; pass < 3; ++pass) {
+    for (const AddressRange region : regions) {
+      for (size_t page = 0; page < region.size.raw() / kPageSize; ++page) {
+        uint64_t& word = *WordOf(region, page);
+        wrong += word != pass * (reinterpret_cast<uintptr_t>(&word) + 1);
+        word += reinterpret_cast<uintptr_t>(&word) + 1;
+      }
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(space->GetStats()[Metric::kEvictedPages] > 17 * kZonePages);
+  // With the last region of a slab the slab goes back.
+  for (const AddressRange region : regions) REQUIRE(space->Unmap(region).ok());
+  regions.clear();
+  next_page = 0;
+  munmap(range.begin, range.size.raw());
+  const AddressRange again = MapPages(128_MiB);
+  CHECK(space->Adopt(again).ok());
+}
+
 TEST_CASE("what cannot be adopted is refused and stays as it is", "[space][uffd]") {
   auto space = MakeSpace(8_MiB, FaultMode::kSigbus);
   const AddressRange range = MapPages(8_MiB);
