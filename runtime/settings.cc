@@ -8,6 +8,7 @@
 
 #include "libos/base/status.h"
 #include "libos/options_env.h"
+#include "runtime/memory_limit.h"
 
 namespace spiritos {
 namespace {
@@ -53,6 +54,10 @@ absl::StatusOr<Settings> ParseSettings(std::string_view text) {
       continue;
     }
     if (key == "mode" && value == "auto") continue;
+    if (key == "local") {
+      SPIRITOS_ASSIGN_OR_RETURN(const Bytes budget, ParseBudget(key, value));
+      value = std::to_string(budget.raw());
+    }
     if (key == "pool") std::replace(value.begin(), value.end(), '+', ',');
     variables.push_back(OptionName(key) + "=" + value);
   }

@@ -3,7 +3,8 @@
 //
 //   SPIRITOS_CONF="local=256M,pool=shm:///run/spiritos/memd.sock,stats=exit"
 //
-// `local` is the budget and `mode` the fault mode; any other key but those below is the
+// `local` is the budget, also as a share of the memory that the process may have (25%), and
+// `mode` the fault mode; any other key but those below is the
 // SPIRITOS_* option of its name in lower case. Addresses in `pool` are separated by `+`.
 //
 //   stats      exit: statistics on standard error when the program ends; none: the default
