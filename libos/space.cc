@@ -93,6 +93,7 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
     return InvalidArgument("a region of {} bytes: from 1 byte to 64 TiB are possible", size.raw());
   }
   const Bytes rounded((size.raw() + kZoneSize - 1) / kZoneSize * kZoneSize);
+  if (open_slab_ != nullptr && open_slab_.use_count() == 1) OpenSlab(nullptr, 0);  // In vain.
   SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, AddSlabs(rounded, first_page, slabs));
   SPIRITOS_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Anonymous(rounded, kZoneSize, "region"));
   SPIRITOS_RETURN_IF_ERROR(AdviseRegion(mapping.range()));
@@ -131,6 +132,7 @@ absl::StatusOr<uint64_t> Space::Impl::ShareSlabs(AddressRange range, uint32_t* f
     open_zone_ += static_cast<uint32_t>(zones);
     return 0;
   }
+  if (open_slab_ != nullptr && open_slab_.use_count() == 1) OpenSlab(nullptr, 0);  // In vain.
   *first_page = within;
   SPIRITOS_ASSIGN_OR_RETURN(const uint64_t added, AddSlabs(range.size, within, slabs));
   const auto used = static_cast<uint32_t>((zones - 1) % kSlabZones + 1);

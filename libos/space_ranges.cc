@@ -271,7 +271,11 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
   }
   const uint64_t behind = static_cast<uint64_t>((Vpn::Of(from.end() - 1) - region->first()).raw()) +
                           region->first_page();
-  if (grows && region->slabs()[behind / kSlabPages].use_count() > 1) {
+  // The slots behind the range may be another region's.
+  const std::shared_ptr<Slab>& last = region->slabs()[behind / kSlabPages];
+  if (last == open_slab_) OpenSlab(nullptr, 0);  // None of a later one's, then.
+  const bool shared = last.use_count() > 1;
+  if (grows && shared) {
     return InvalidArgument(
         "range {} + {} shares its slab with other regions: it cannot grow while it moves",
         static_cast<void*>(from.begin), from.size.raw());
@@ -309,7 +313,7 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
     new_zone->pages[n].Publish(old_zone.pages[o].Load().HoleToAbsent());
   }
   // The slots behind it are those of pages that stay: no page may come to use them.
-  const bool others_behind = from.end() != region->range().end();
+  const bool others_behind = shared || from.end() != region->range().end();
   SPIRITOS_RETURN_IF_ERROR(UnmapLocked(from));
   if (others_behind && moved < moved_to->size) {
     SPIRITOS_RETURN_IF_ERROR(UnmapLocked({moved_to->begin + moved.raw(), moved_to->size - moved}));

@@ -47,23 +47,25 @@ void Evictor::Start() {
 
 void Evictor::Restart() {
   std::construct_at(&thread_);  // Nobody to join.
-  sleeping_.store(0, std::memory_order_relaxed);
+  rest_.store(kAwake, std::memory_order_relaxed);
+  placement_.Forget();
   Start();
 }
 
 void Evictor::Stop() {
   if (!thread_.joinable()) return;
   stopping_.store(true, std::memory_order_seq_cst);
-  sleeping_.store(0, std::memory_order_seq_cst);
-  FutexWake(sleeping_, 1);
+  rest_.store(kAwake, std::memory_order_seq_cst);
+  FutexWake(rest_, 1);
   thread_.join();
 }
 
 void Evictor::Wake() noexcept {
-  if (sleeping_.load(std::memory_order_seq_cst) == 0) return;
-  if (sleeping_.exchange(0, std::memory_order_seq_cst) == 0) return;
+  if (rest_.load(std::memory_order_seq_cst) == kAwake) return;
+  group_.wakes_.fetch_add(1, std::memory_order_seq_cst);  // Before it is awake: AwaitIdle().
+  if (rest_.exchange(kAwake, std::memory_order_seq_cst) == kAwake) return;
   group_.context_.metrics.Add(Metric::kEvictorWakes);
-  FutexWake(sleeping_, 1);
+  FutexWake(rest_, 1);
 }
 
 void Evictor::Run() {
@@ -81,19 +83,21 @@ void Evictor::Run() {
 }
 
 void Evictor::SleepUntilNeeded(bool gave_up) {
-  sleeping_.store(1, std::memory_order_seq_cst);
-  // Whoever lowers the level looks at `sleeping_` afterwards; here it is the
+  rest_.store(kDrowsy, std::memory_order_seq_cst);
+  // Whoever lowers the level looks at `rest_` afterwards; here it is the
   // other way around.
   const FreeFramePool& frames = group_.context_.frames;
   const bool short_of_frames = frames.level() < frames.watermarks().low || frames.waiters() != 0;
   const bool wanted = short_of_frames || group_.SpareWorkWanted();
   const bool needed = !gave_up && wanted && !group_.passive() && list_ < group_.active_evictors();
   if (needed || stopping_.load(std::memory_order_seq_cst)) {
-    sleeping_.store(0, std::memory_order_seq_cst);
+    rest_.store(kAwake, std::memory_order_seq_cst);
     return;
   }
+  uint32_t drowsy = kDrowsy;
+  if (!rest_.compare_exchange_strong(drowsy, kAsleep, std::memory_order_seq_cst)) return;
   group_.context_.parker.Unpark(this);  // AwaitIdle().
-  while (sleeping_.load(std::memory_order_seq_cst) == 1) FutexWait(sleeping_, 1);
+  while (rest_.load(std::memory_order_seq_cst) == kAsleep) FutexWait(rest_, kAsleep);
 }
 
 bool Evictor::BeginOne(uint32_t slot) {

@@ -40,7 +40,7 @@ class Evictor {
   // Wakes the thread if it sleeps; a load when it does not. Context: signal.
   void Wake() noexcept;
   // It has no zone in hand, and takes none before it is woken.
-  bool asleep() const noexcept { return sleeping_.load(std::memory_order_seq_cst) != 0; }
+  bool asleep() const noexcept { return rest_.load(std::memory_order_seq_cst) == kAsleep; }
 
  private:
   void Run();
@@ -69,7 +69,11 @@ class Evictor {
   uint64_t busy_ns_ = 0;    // At work before that and after the last review.
   std::thread thread_;
   std::atomic<bool> stopping_{false};
-  std::atomic<uint32_t> sleeping_{0};  // 1 = asleep; a futex word.
+  // A futex word. Drowsy: it will sleep unless it finds work, or is woken before.
+  static constexpr uint32_t kAwake = 0;
+  static constexpr uint32_t kDrowsy = 1;
+  static constexpr uint32_t kAsleep = 2;
+  std::atomic<uint32_t> rest_{kAwake};
 };
 
 }  // namespace spiritos

@@ -272,10 +272,14 @@ bool EvictorGroup::PayDebt() noexcept {
 }
 
 void EvictorGroup::AwaitIdle() noexcept {
-  for (uint32_t e = 0; e < evictor_count_; ++e) {
-    const Evictor* const evictor = evictors_[e].get();
-    context_.parker.Wait(evictor, [evictor] { return evictor->asleep(); });
-  }
+  uint64_t wakes;
+  do {  // One that works may wake another that was looked at before.
+    wakes = wakes_.load(std::memory_order_seq_cst);
+    for (uint32_t e = 0; e < evictor_count_; ++e) {
+      const Evictor* const evictor = evictors_[e].get();
+      context_.parker.Wait(evictor, [evictor] { return evictor->asleep(); });
+    }
+  } while (wakes_.load(std::memory_order_seq_cst) != wakes);
 }
 
 void EvictorGroup::Restart() {

@@ -130,6 +130,7 @@ class EvictorGroup {
   bool has_spare_cpu_ = false;
   std::atomic<uint64_t> lend_again_at_{0};  // NowNs() up to which nothing is lent.
 
+  std::atomic<uint64_t> wakes_{0};          // Of evictors, so far.
   std::atomic<uint32_t> active_{0};         // Evictors that are woken.
   std::atomic<uint64_t> passive_until_{0};  // NowNs() up to which evictors sleep.
   std::atomic<uint64_t> passive_spell_ns_{0};

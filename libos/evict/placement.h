@@ -27,6 +27,8 @@ class CorePlacement {
 
   // Looks at the faults since the last call and moves the calling thread.
   void Update() noexcept;
+  // The caller is another thread than the last one: it has not been moved.
+  void Forget() noexcept { CPU_ZERO(&current_); }
   // Every allowed CPU sees faults.
   bool crowded() const { return crowded_; }
 

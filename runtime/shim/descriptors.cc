@@ -53,16 +53,16 @@ SPIRITOS_PUBLIC void closefrom(int first) noexcept {
   close_range(first < 0 ? 0 : static_cast<unsigned>(first), ~0u, 0);
 }
 
-// What would take a number of ours cannot have it.
+// A number of ours is out of range.
 SPIRITOS_PUBLIC int dup2(int from, int to) noexcept {
   if (!IsHidden(to)) return static_cast<int>(syscall(SYS_dup2, from, to));
-  errno = EBUSY;
+  errno = EBADF;
   return -1;
 }
 
 SPIRITOS_PUBLIC int dup3(int from, int to, int flags) noexcept {
   if (!IsHidden(to)) return static_cast<int>(syscall(SYS_dup3, from, to, flags));
-  errno = EBUSY;
+  errno = EBADF;
   return -1;
 }
 

@@ -9,6 +9,7 @@
 // (clone(2), _Fork(3)) leaves a child without far memory: a touch is a SIGSEGV.
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 
 #include "libos/base/export.h"
 #include "runtime/shim/shim.h"
@@ -31,12 +32,25 @@ void AfterForkSource(void (FarMap::*after)()) {
 void InParent() { AfterForkSource(&FarMap::AfterForkInParent); }
 void InChild() { AfterForkSource(&FarMap::AfterForkInChild); }
 
+// A handler of a signal must not touch far memory while nobody serves it. Of the thread that
+// forks: one at a time, as it holds the caches' locks.
+constinit sigset_t signals_before{};
+
 void BeforeForkCaches() {
+  sigset_t most;
+  sigset_t before;
+  sigfillset(&most);
+  for (const int fatal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP})
+    sigdelset(&most, fatal);
+  pthread_sigmask(SIG_BLOCK, &most, &before);
   if (FarHeap* const heap = far_heap.load()) heap->BeforeForkCaches();
+  signals_before = before;
 }
 
 void AfterForkCaches() {
+  const sigset_t before = signals_before;
   if (FarHeap* const heap = far_heap.load()) heap->AfterForkCaches();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace

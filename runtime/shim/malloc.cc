@@ -98,7 +98,9 @@ SPIRITOS_PUBLIC void* pvalloc(size_t size) noexcept {
 SPIRITOS_PUBLIC size_t malloc_usable_size(void* pointer) noexcept {
   if (pointer == nullptr) return 0;
   FarHeap* const owner = OwnerOf(pointer);
-  return owner != nullptr ? owner->UsableSize(pointer) : next.malloc_usable_size(pointer);
+  if (owner != nullptr) return owner->UsableSize(pointer);
+  if (next.malloc_usable_size == nullptr) FindNextFunctions();
+  return next.malloc_usable_size(pointer);
 }
 
 }  // extern "C"

@@ -16,4 +16,7 @@ struct Next {
 };
 extern constinit Next next;
 
+// Again does no harm: constructors of other libraries may come before ours.
+void FindNextFunctions();
+
 }  // namespace spiritos::shim

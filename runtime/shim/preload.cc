@@ -103,12 +103,21 @@ absl::Status Begin(const Settings& settings) {
   return absl::OkStatus();
 }
 
-// After the constructors of the libraries below, before those of the program.
-[[gnu::constructor]] void Construct() {
+}  // namespace
+
+void FindNextFunctions() {
   const NearScope near;
   FindNext(next.close, "close");
   FindNext(next.malloc_usable_size, "malloc_usable_size");
   FindNext(next.pthread_create, "pthread_create");
+}
+
+namespace {
+
+// After the constructors of the libraries below, before those of the program.
+[[gnu::constructor]] void Construct() {
+  const NearScope near;
+  FindNextFunctions();
   FindLoader();
   FindLibc();
   RegisterForkHandlers();

@@ -26,6 +26,7 @@ void* RunInside(void* start) {
 
 extern "C" SPIRITOS_PUBLIC int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
                                               void* (*body)(void*), void* argument) noexcept {
+  if (next.pthread_create == nullptr) FindNextFunctions();  // A library's constructor calls.
   if (!InRuntime()) return next.pthread_create(thread, attributes, body, argument);
   auto start = std::make_unique<Start>(Start{body, argument});
   const int error = next.pthread_create(thread, attributes, RunInside, start.get());

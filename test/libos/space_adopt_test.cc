@@ -267,6 +267,26 @@ TEST_CASE("small regions share the pool's slabs", "[space][uffd]") {
   CHECK(space->Adopt(again).ok());
 }
 
+TEST_CASE("a small region that moves keeps off its neighbour's slots", "[space][uffd]") {
+  auto space = MakeSpace(4_MiB, FaultMode::kSigbus);
+  const AddressRange range = MapPages(16_MiB);
+  const AddressRange low{range.begin + 2 * 1024 * 1024, 2_MiB};  // Half a zone.
+  const AddressRange high{range.begin + 4 * 1024 * 1024, 12_MiB};
+  REQUIRE(space->Adopt(low).ok());
+  REQUIRE(space->Adopt(high).ok());
+  for (size_t page = 0; page < 512; ++page) *WordOf(low, page) = page + 1;
+  for (size_t page = 0; page < 3072; ++page) *WordOf(high, page) = page + 10'000;
+  CHECK_FALSE(space->Move(low, 4_MiB).ok());
+  const AddressRange moved = space->Move(low, low.size).value();
+  CHECK(moved.size == low.size);
+  size_t wrong = 0;
+  for (size_t page = 0; page < 512; ++page) wrong += (*WordOf(moved, page))++ != page + 1;
+  for (size_t page = 0; page < 3072; ++page) wrong += *WordOf(high, page) != page + 10'000;
+  for (size_t page = 0; page < 512; ++page) wrong += *WordOf(moved, page) != page + 2;
+  CHECK(wrong == 0);
+  munmap(range.begin, low.begin - range.begin);
+}
+
 TEST_CASE("what cannot be adopted is refused and stays as it is", "[space][uffd]") {
   auto space = MakeSpace(8_MiB, FaultMode::kSigbus);
   const AddressRange range = MapPages(8_MiB);
