@@ -12,7 +12,7 @@
 // the course of later calls (jemalloc's decay), at once when 8 MiB of it lie
 // together, or by Purge().
 //
-// fork(2): the child has no heap, as it has no regions. It may destroy the object.
+// fork(2): the child has no heap where it has no regions. It may destroy the object.
 //
 // Threads: any, user threads included: no call is switched away in the middle,
 // except where it zeroes or copies. Not from signal handlers. Sizes in bytes. Out

@@ -93,7 +93,6 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
     return InvalidArgument("a region of {} bytes: from 1 byte to 64 TiB are possible", size.raw());
   }
   const Bytes rounded((size.raw() + kZoneSize - 1) / kZoneSize * kZoneSize);
-  if (open_slab_ != nullptr && open_slab_.use_count() == 1) OpenSlab(nullptr, 0);  // In vain.
   SPIRITOS_ASSIGN_OR_RETURN(const uint64_t new_slabs, AddSlabs(rounded, first_page, slabs));
   SPIRITOS_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Anonymous(rounded, kZoneSize, "region"));
   SPIRITOS_RETURN_IF_ERROR(AdviseRegion(mapping.range()));
@@ -105,7 +104,9 @@ absl::StatusOr<AddressRange> Space::Impl::CreateRegionLocked(
 }
 
 absl::StatusOr<uint64_t> Space::Impl::AddSlabs(Bytes size, uint32_t first_page,
-                                               std::vector<std::shared_ptr<Slab>>& slabs) const {
+                                               std::vector<std::shared_ptr<Slab>>& slabs) {
+  // One that no region uses any more is worth less than a whole one.
+  if (open_slab_ != nullptr && open_slab_.use_count() == 1) OpenSlab(nullptr, 0);
   const uint64_t wanted =
       (first_page + static_cast<uint64_t>(PagesFor(size).raw()) + kSlabPages - 1) / kSlabPages;
   const uint64_t added = wanted - std::min<uint64_t>(wanted, slabs.size());
@@ -132,7 +133,6 @@ absl::StatusOr<uint64_t> Space::Impl::ShareSlabs(AddressRange range, uint32_t* f
     open_zone_ += static_cast<uint32_t>(zones);
     return 0;
   }
-  if (open_slab_ != nullptr && open_slab_.use_count() == 1) OpenSlab(nullptr, 0);  // In vain.
   *first_page = within;
   SPIRITOS_ASSIGN_OR_RETURN(const uint64_t added, AddSlabs(range.size, within, slabs));
   const auto used = static_cast<uint32_t>((zones - 1) % kSlabZones + 1);

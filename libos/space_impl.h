@@ -74,7 +74,7 @@ class Space::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds what a region of `size` needs to `slabs`: how many. To be reserved by Own().
   absl::StatusOr<uint64_t> AddSlabs(Bytes size, uint32_t first_page,
-                                    std::vector<std::shared_ptr<Slab>>& slabs) const
+                                    std::vector<std::shared_ptr<Slab>>& slabs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The same for memory that is there already: small ranges share a slab. It says where in
   // the first one they begin.

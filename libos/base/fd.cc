@@ -12,7 +12,6 @@
 namespace spiritos {
 namespace {
 
-constexpr int kMostFds = 1 << 16;
 constinit std::array<std::atomic<uint64_t>, kMostFds / 64> own{};
 constinit std::atomic<int> floor_fd{0};
 

@@ -35,6 +35,8 @@ class UniqueFd {
 
 // From now on descriptors are moved to `floor` or above, where the process may have so many.
 void SetFdFloor(int floor);
+// Numbers from here on are never on record.
+inline constexpr int kMostFds = 1 << 16;
 // Whether it is the runtime's. Context: signal.
 bool IsOwnFd(int fd) noexcept;
 // Puts one that no UniqueFd owns on record, or takes it off.

@@ -17,9 +17,6 @@
 namespace spiritos::shim {
 namespace {
 
-// Beyond these none is ours.
-constexpr unsigned kMostFds = 1 << 16;
-
 bool IsHidden(int fd) { return IsOwnFd(fd) && !InRuntime(); }
 
 int CloseRange(unsigned first, unsigned last, int flags) {
@@ -40,7 +37,7 @@ SPIRITOS_PUBLIC int close(int fd) {
 
 SPIRITOS_PUBLIC int close_range(unsigned first, unsigned last, int flags) noexcept {
   if (InRuntime()) return CloseRange(first, last, flags);
-  for (unsigned fd = first; fd <= last && fd < kMostFds; ++fd) {
+  for (unsigned fd = first; fd <= last && fd < unsigned{kMostFds}; ++fd) {
     if (!IsOwnFd(static_cast<int>(fd))) continue;
     if (fd > first && CloseRange(first, fd - 1, flags) != 0) return -1;
     if (fd == last) return 0;

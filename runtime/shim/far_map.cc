@@ -371,13 +371,18 @@ void* FarMap::CopyElsewhere(AddressRange from, size_t size, int protection) {
     std::memcpy(at, from.begin, std::min(size, from.size.raw()));
     if (protection != (PROT_READ | PROT_WRITE)) status = owned_->Protect(to, protection);
   }
-  if (!status.ok() || UnmapLocked(from) != 0) {
-    if (!status.ok()) TellOfRefusal(status);
+  if (!status.ok()) {
+    TellOfRefusal(status);
+    owned_->Protect(from, protection).IgnoreError();  // As it was; else a store says so.
     UnmapLocked(to);
     errno = ENOMEM;
     return MAP_FAILED;
   }
   Note(to, protection, true);
+  // The copy stands: what stays behind costs memory, not bytes.
+  if (const int error = UnmapLocked(from); error != 0) {
+    TellOfRefusal(absl::InternalError(fmt::format("munmap after mremap: errno {}", error)));
+  }
   return at;
 }
 

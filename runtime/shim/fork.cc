@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "libos/base/check.h"
 #include "libos/base/export.h"
 #include "runtime/shim/shim.h"
 
@@ -60,9 +61,10 @@ void RegisterForkHandlers() {
   if (begun) return;
   begun = true;
   const NearScope near;
-  pthread_atfork(BeforeForkSource, InParent, InChild);
+  const int inner = pthread_atfork(BeforeForkSource, InParent, InChild);
   FarHeap::StartJemalloc();
-  pthread_atfork(BeforeForkCaches, AfterForkCaches, AfterForkCaches);
+  const int outer = pthread_atfork(BeforeForkCaches, AfterForkCaches, AfterForkCaches);
+  SPIRITOS_CHECK(inner == 0 && outer == 0, "pthread_atfork: {} and {}", inner, outer);
 }
 
 // What pthread_atfork(3) is in every object, by an interface of the C library's.
