@@ -51,8 +51,8 @@ absl::Status Space::Impl::Start() {
   // Waiting by spinning for longer than a wake-up costs never pays; on one CPU
   // spinning only delays whom one waits for.
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);
-  const EvictContext context{*fault_, *remote_, frames_,          zones_,     parker_,
-                             hasher_, metrics_, regions_.epoch(), generation_};
+  const EvictContext context{*fault_, *remote_, frames_,          zones_,      parker_,
+                             hasher_, metrics_, regions_.epoch(), generation_, unseen_pins_};
   const int64_t buffers = PagesFor(remote_->near_buffers()).raw();
   if (frames_.TryTake(buffers) != buffers) {
     return absl::ResourceExhaustedError(
@@ -227,6 +227,18 @@ absl::Status Space::Impl::Adopt(AddressRange range) {
   return absl::OkStatus();
 }
 
+absl::Status Space::Impl::AllowUnseenPins() {
+  LockGuard guard(mutex_);
+  SPIRITOS_RETURN_IF_ERROR(fault_->AllowPins());
+  unseen_pins_.store(true, std::memory_order_seq_cst);
+  // Sweeps that did not see it end.
+  ForEachOwnedZone([this](Zone& zone) {
+    pager_.EnterExclusive(zone, 0, 0);
+    pager_.LeaveExclusive(zone);
+  });
+  return absl::OkStatus();
+}
+
 absl::Status Space::Impl::SetBudget(Bytes budget) {
   LockGuard guard(mutex_);
   Options changed = options_;
@@ -338,6 +350,7 @@ absl::Status Space::Adopt(AddressRange range) { return impl_->Adopt(range); }
 absl::Status Space::SetBudget(Bytes budget) { return impl_->SetBudget(budget); }
 Bytes Space::budget() const { return BytesOf(impl_->budget()); }
 Stats Space::GetStats() const { return impl_->GetStats(); }
+absl::Status Space::AllowUnseenPins() { return impl_->AllowUnseenPins(); }
 void Space::Drain() { impl_->Drain(); }
 bool Space::BeforeFork() { return impl_->BeforeFork(); }
 void Space::AfterForkInParent() { impl_->AfterForkInParent(); }

@@ -10,8 +10,9 @@
 // work on a region. What does not, depends on the fault mode (Options::fault):
 // with kSigbus a system call that touches an absent page fails with EFAULT, so
 // Pin() what is handed to the kernel; with kThread system calls wait like loads.
-// Memory that a device or the kernel keeps using after a call returns (O_DIRECT,
-// io_uring, registered memory) must be pinned in either mode.
+// Memory that a device or the kernel keeps using after a call returns, or that a device
+// writes to during one (O_DIRECT, io_uring, registered memory) must be pinned in either
+// mode, or AllowUnseenPins() be called before.
 //
 // fork(2): regions are absent in the child; touching them there is a SIGSEGV. With
 // kThread and an embedded pool BeforeFork() and its companions make the child go on with
@@ -82,6 +83,12 @@ class SPIRITOS_PUBLIC Space {
   // frames than faults need.
   absl::Status Pin(AddressRange range);
   void Unpin(AddressRange range);
+
+  // From now on what is in these regions may be pinned by the kernel without Pin(): by
+  // io_uring, AIO, ibv_reg_mr(3), in this process. Such pages stay while they are pinned.
+  // Evicting costs some three times as much CPU from then on; pages that are mapped
+  // read-only stay as well. kUnimplemented where the kernel has no UFFDIO_MOVE (Linux 6.8).
+  absl::Status AllowUnseenPins();
 
   // Changes the budget while running. Growing is immediate; shrinking returns
   // when the space is inside the new budget, or kResourceExhausted, with the

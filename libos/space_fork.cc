@@ -30,15 +30,6 @@ void Space::Impl::AwaitFork(std::optional<Epoch::Guard>& guard) noexcept {
   }
 }
 
-template <typename Visit>
-void Space::Impl::ForEachOwnedZone(Visit&& visit) {
-  for (const auto& region : owned_) {
-    for (size_t z = 0; z < region->zone_count(); ++z) {
-      if (Zone* const zone = region->zone(z); zone != nullptr) visit(*zone);
-    }
-  }
-}
-
 bool Space::Impl::BeforeFork() {
   mutex_.lock();
   fork_copies_ = fault_->caps().forks && remote_->BeforeFork();

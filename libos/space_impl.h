@@ -50,6 +50,7 @@ class Space::Impl {
   absl::Status Evict(AddressRange range);
   absl::Status Pin(AddressRange range);
   void Unpin(AddressRange range);
+  absl::Status AllowUnseenPins();
   absl::Status SetBudget(Bytes budget);
   void Drain();
   bool BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
@@ -114,6 +115,7 @@ class Space::Impl {
   std::unique_ptr<RemoteBackend> remote_;
   // Of slots that are written from now on. Slots of those before it stay as they are.
   std::atomic<uint8_t> generation_{0};
+  std::atomic<bool> unseen_pins_{false};
   FreeFramePool frames_;
   FreeFrameCache cache_;
   ZoneLists zones_;
@@ -136,5 +138,14 @@ class Space::Impl {
   std::atomic<int64_t> far_pages_{0};
   std::atomic<int64_t> pinned_{0};
 };
+
+template <typename Visit>
+void Space::Impl::ForEachOwnedZone(Visit&& visit) {
+  for (const auto& region : owned_) {
+    for (size_t z = 0; z < region->zone_count(); ++z) {
+      if (Zone* const zone = region->zone(z); zone != nullptr) visit(*zone);
+    }
+  }
+}
 
 }  // namespace spiritos

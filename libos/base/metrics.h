@@ -51,6 +51,7 @@ namespace spiritos {
   X(Freezes, "freezes", "write-protect calls: one shootdown each")                                \
   X(Drops, "drops", "zap calls: one shootdown each where the kernel batches")                     \
   X(DropRuns, "drop_runs", "runs of pages in zap calls")                                          \
+  X(PinnedByKernel, "pinned_by_kernel", "victims that stayed: the kernel had pinned them, or a device changed them") \
   X(Thaws, "thaws", "un-protect calls")                                                           \
   X(Shootdowns, "shootdowns", "calls that shoot down translations on other CPUs")                 \
   X(FrameStalls, "frame_stalls", "faults that found no free frame")                               \

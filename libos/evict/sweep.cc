@@ -295,13 +295,13 @@ uint32_t Sweep::Finish(const EvictContext& context) noexcept {
   }
   SPIRITOS_PAUSE_POINT(kBeforeDrop);
   uint32_t freed = 0;
+  const bool unseen_pins = context.unseen_pins.load(std::memory_order_relaxed);
   for (uint32_t at = first_; at <= last_;) {
     zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
     SPIRITOS_PAUSE_POINT(kGateClosed);
     uint32_t dropped = 0;
-    if (ClaimZaps(&at) != 0) {
-      const MapOutcome outcome = context.fault.Drop({runs_.data(), run_count_});
-      dropped = PublishZapped(context, outcome);
+    if (ClaimZaps(&at, unseen_pins) != 0) {
+      dropped = PublishZapped(context, Zap(context, unseen_pins), unseen_pins);
     }
     const bool more = at <= last_;
     zone_->word.Advance(ZoneStage::kDropping, more ? ZoneStage::kFrozen : ZoneStage::kThawing);
@@ -317,7 +317,18 @@ uint32_t Sweep::Finish(const EvictContext& context) noexcept {
   return freed;
 }
 
-uint32_t Sweep::ClaimZaps(uint32_t* at) noexcept {
+MapOutcome Sweep::Zap(const EvictContext& context, bool unseen_pins) noexcept {
+  if (!unseen_pins) return context.fault.Drop({runs_.data(), run_count_});
+  return context.fault.DropUnpinned({runs_.data(), run_count_},
+                                    [&](Vpn vpn, const std::byte* bytes) {
+                                      const uint32_t index = Zone::IndexOf(vpn);
+                                      if (zone_->pages[index].Load().zero())
+                                        return IsZeroPage(bytes);
+                                      return context.hasher.Hash(bytes) == zone_->hashes[index];
+                                    });
+}
+
+uint32_t Sweep::ClaimZaps(uint32_t* at, bool unseen_pins) noexcept {
   uint32_t claimed = 0;
   run_count_ = 0;
   uint32_t run_begin = 0;
@@ -350,13 +361,14 @@ uint32_t Sweep::ClaimZaps(uint32_t* at) noexcept {
     const PageState state = zapping ? PageState::kZapping : page.Load().state();
     const bool absent =
         state == PageState::kEmpty || state == PageState::kRemote || state == PageState::kStandby;
-    if (!absent) close();
+    if (!absent || unseen_pins) close();
   }
   close();
   return claimed;
 }
 
-uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& outcome) noexcept {
+uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& outcome,
+                              bool unseen_pins) noexcept {
   const uint16_t now = context.frames.now();
   uint32_t freed = 0;
   int32_t clean = 0;
@@ -372,7 +384,8 @@ uint32_t Sweep::PublishZapped(const EvictContext& context, const MapOutcome& out
       if (word.state() != PageState::kZapping) continue;  // An absent page of the stretch.
       // A refused zap may have emptied part of its run: the kernel knows.
       if (!dropped && context.fault.Present(zone_->vpn(i))) {
-        page.Publish(word.BackToResident());
+        page.Publish(unseen_pins ? word.PinnedToResident(now) : word.BackToResident());
+        if (unseen_pins) context.metrics.Add(Metric::kPinnedByKernel);
         continue;
       }
       page.Publish(word.ZappedToRemote(now));

@@ -48,6 +48,9 @@ struct EvictContext {
   Metrics& metrics;
   Epoch& epoch;  // Zones found on lists stay zones of their region under it.
   const std::atomic<uint8_t>& generation;  // Of the slots that are written.
+  // Devices may write to pages unseen. Once true for good, and seen by sweeps of zones that
+  // were idle since.
+  const std::atomic<bool>& unseen_pins;
 };
 
 // How hard a sweep looks for victims.
@@ -105,8 +108,10 @@ class Sweep {
 
   // Leaving -> Zapping for the next victims from page `*at` on that may go, and the
   // runs to zap; `*at` moves behind them.
-  uint32_t ClaimZaps(uint32_t* at) noexcept;
-  uint32_t PublishZapped(const EvictContext& context, const MapOutcome& outcome) noexcept;
+  uint32_t ClaimZaps(uint32_t* at, bool unseen_pins) noexcept;
+  MapOutcome Zap(const EvictContext& context, bool unseen_pins) noexcept;
+  uint32_t PublishZapped(const EvictContext& context, const MapOutcome& outcome,
+                         bool unseen_pins) noexcept;
   void ThawAroundHoles(const EvictContext& context) noexcept;
   void ThawRest(const EvictContext& context) noexcept;
 

@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "libos/base/units.h"
 
@@ -98,6 +99,18 @@ class FaultBackend {
   // Absent afterwards: all pages of all runs (absent ones among them are
   // allowed). On failure `done` counts pages over the runs in order.
   virtual MapOutcome Drop(std::span<const PageRun> runs) noexcept = 0;
+
+  // Drop() for memory that the kernel may have pinned for a device, which writes to it
+  // unseen. A page stays when it is pinned, or when `unchanged(page, bytes)` is false of it
+  // once nothing can write to it any more. Not kOk, with `done` 0, when some stayed:
+  // Present() says which; they are not protected any more, or are still.
+  // REQUIRES: AllowPins() succeeded; all pages of the runs are present, and faults on them
+  // wait.
+  virtual MapOutcome DropUnpinned(
+      std::span<const PageRun> runs,
+      absl::FunctionRef<bool(Vpn, const std::byte*)> unchanged) noexcept = 0;
+  // kUnimplemented where this kernel has no way to do that. Context: any.
+  virtual absl::Status AllowPins() = 0;
 
   // Whether the page is mapped now: for what a failed Drop left behind.
   virtual bool Present(Vpn vpn) noexcept = 0;

@@ -68,7 +68,7 @@ void PageMover::OpenSelf() {
 absl::Status PageMover::Reopen(Uffd::Mode mode) {
   if (caps_.batched_zap) OpenSelf();
   SPIRITOS_ASSIGN_OR_RETURN(uffd_, Uffd::Open(mode));
-  return absl::OkStatus();
+  return unpinned_ == nullptr ? absl::OkStatus() : unpinned_->Reopen(uffd_);
 }
 
 MapOutcome PageMover::Fill(Vpn first, uint32_t count, const std::byte* bytes,
@@ -215,6 +215,26 @@ MapOutcome PageMover::DropSingly(std::span<const PageRun> runs, uint32_t done) n
     done += run.count;
   }
   return {};
+}
+
+absl::Status PageMover::AllowPins() {
+  if (unpinned_ != nullptr) return absl::OkStatus();
+  if (!caps_.move) {
+    return absl::UnimplementedError(
+        "memory that devices write to unseen can only be far where the kernel moves pages: "
+        "UFFDIO_MOVE, Linux >= 6.8");
+  }
+  SPIRITOS_ASSIGN_OR_RETURN(unpinned_, UnpinnedDropper::Create(uffd_));
+  return absl::OkStatus();
+}
+
+MapOutcome PageMover::DropUnpinned(
+    std::span<const PageRun> runs,
+    absl::FunctionRef<bool(Vpn, const std::byte*)> unchanged) noexcept {
+  metrics_.Add(Metric::kDropRuns, runs.size());
+  metrics_.Add(Metric::kDrops, runs.size());
+  metrics_.Add(Metric::kShootdowns, runs.size());
+  return unpinned_->Drop(uffd_, runs, unchanged);
 }
 
 bool PageMover::Present(Vpn vpn) noexcept {

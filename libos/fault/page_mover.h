@@ -4,17 +4,21 @@
 //   Fill    UFFDIO_COPY            no shootdown: the page was absent
 //   Freeze  UFFDIO_WRITEPROTECT    one shootdown
 //   Drop    process_madvise(MADV_DONTNEED) on many runs (Linux >= 6.13; one
-//           shootdown >= 6.16), else madvise(2) run by run, one each
+//           shootdown >= 6.16), else madvise(2) run by run, one each; where devices may
+//           write unseen: see UnpinnedDropper
 //   Thaw    UFFDIO_WRITEPROTECT    no shootdown: rights only grow
 //
 // Resumes after short counts, repeats what the kernel asks to repeat, and turns
 // every other errno into a MapResult. Both userfaultfd backends derive from it.
 #pragma once
 
+#include <memory>
+
 #include "libos/base/metrics.h"
 #include "libos/fault/fault_backend.h"
 #include "libos/fault/probe.h"
 #include "libos/fault/uffd.h"
+#include "libos/fault/unpinned_dropper.h"
 
 namespace spiritos {
 
@@ -24,6 +28,9 @@ class PageMover : public FaultBackend {
   MapOutcome Freeze(PageRun run) noexcept final;
   MapOutcome Thaw(PageRun run) noexcept final;
   MapOutcome Drop(std::span<const PageRun> runs) noexcept final;
+  MapOutcome DropUnpinned(std::span<const PageRun> runs,
+                          absl::FunctionRef<bool(Vpn, const std::byte*)> unchanged) noexcept final;
+  absl::Status AllowPins() final;
   bool Present(Vpn vpn) noexcept final;
   void Wake(Vpn vpn) noexcept final;
   const FaultCaps& caps() const final { return caps_; }
@@ -47,7 +54,8 @@ class PageMover : public FaultBackend {
   MapOutcome DropBatch(std::span<const PageRun> runs) noexcept;
 
   Metrics& metrics_;
-  UniqueFd self_;  // pidfd of this process, for process_madvise.
+  std::unique_ptr<UnpinnedDropper> unpinned_;  // Once AllowPins() was called.
+  UniqueFd self_;                              // pidfd of this process, for process_madvise.
   const bool wake_;
 };
 

@@ -114,6 +114,10 @@ class PageWord {
   constexpr PageWord BackToResident() const {
     return WithState(PageState::kResident).With(kZero, false);
   }
+  // Zapping, and the kernel has it pinned for a device: young, and what it holds is unknown.
+  constexpr PageWord PinnedToResident(uint16_t now) const {
+    return BackToResident().Unguarded().WithAge(now);
+  }
   constexpr PageWord ZappedToRemote(uint16_t now) const {
     return WithState(PageState::kRemote).WithAge(now).WithAux(0);
   }

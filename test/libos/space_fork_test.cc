@@ -105,6 +105,36 @@ TEST_CASE("a guarded page of a child takes its stores", "[space][fork][uffd]") {
   CHECK(sum == passes * kPages * (kPages + 1) / 2);
 }
 
+TEST_CASE("where pins are not seen, what is shared with a child can leave", "[space][fork][uffd]") {
+  auto space = MakeSpace();
+  if (const absl::Status status = space->AllowUnseenPins(); !status.ok()) {
+    REQUIRE(status.code() == absl::StatusCode::kUnimplemented);
+    WARN(status.ToString() << ": not run");
+    return;
+  }
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page + 1;
+  // Every page leaves once and comes back, with a fork's sharing in between.
+  const auto leave = [&] {
+    const uint64_t before = space->GetStats()[Metric::kPinnedByKernel];
+    size_t wrong = space->Evict(range).ok() ? 0 : 1;
+    for (size_t page = 0; page < kPages; ++page) wrong += WordOf(range, page) != page + 1;
+    return wrong == 0 && space->GetStats()[Metric::kPinnedByKernel] == before;
+  };
+  std::array<int, 2> ends;
+  REQUIRE(pipe(ends.data()) == 0);
+  const pid_t child = Fork(*space, [&] {
+    close(ends[1]);
+    char nothing;
+    const bool left = leave();
+    return read(ends[0], &nothing, 1) == 0 && left ? 0 : 1;  // The parent is done.
+  });
+  CHECK(leave());
+  close(ends[1]);
+  CHECK(AwaitEnd(child) == 0);
+  close(ends[0]);
+}
+
 TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
   auto space = MakeSpace();
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();

@@ -56,6 +56,7 @@ struct Settings {
   uint64_t min_arrows = 0;
   bool chaos = false;
   bool unruly = false;
+  bool unseen_pins = false;
   bool mischief = false;
   std::string file_pool;  // Size of a pool in a file of its own; empty = none.
   std::vector<std::string> options;
@@ -508,6 +509,7 @@ int Main(int argc, char** argv) {
   line.Add("--min-arrows", &settings.min_arrows, "least count of every arrow");
   line.Add("--file-pool", &settings.file_pool, "pool of this size in a file of its own");
   line.Add("--unruly", &settings.unruly, "a pool that ends requests in any order");
+  line.Add("--unseen-pins", &settings.unseen_pins, "evict as if devices stored unseen");
   line.Add("--mischief", &settings.mischief, "kernel calls and pool operations fail now and then");
   line.Add("--chaos", &settings.chaos, "random waits at pause points");
   line.Add("--plant", &settings.plant, "switch a known bug on");
@@ -535,6 +537,12 @@ int Main(int argc, char** argv) {
   if (!space.ok()) {
     fmt::print("{}\n", space.status().ToString());
     return 2;
+  }
+  if (settings.unseen_pins) {
+    if (const absl::Status status = (*space)->AllowUnseenPins(); !status.ok()) {
+      fmt::print("{}\n", status.ToString());
+      return status.code() == absl::StatusCode::kUnimplemented ? 77 : 2;
+    }
   }
   fmt::print("seed {}\n{}", settings.seed, (*space)->description());
   std::fflush(stdout);
