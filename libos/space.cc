@@ -350,6 +350,11 @@ absl::Status Space::Adopt(AddressRange range) { return impl_->Adopt(range); }
 absl::Status Space::SetBudget(Bytes budget) { return impl_->SetBudget(budget); }
 Bytes Space::budget() const { return BytesOf(impl_->budget()); }
 Stats Space::GetStats() const { return impl_->GetStats(); }
+absl::Status Space::CheckUnseenPins(const Options& options) {
+  SPIRITOS_ASSIGN_OR_RETURN(const UffdFeatures features, Uffd::Probe());
+  if (features.move() && !options.fault.oldest_calls) return absl::OkStatus();
+  return PageMover::CannotMove();
+}
 absl::Status Space::AllowUnseenPins() { return impl_->AllowUnseenPins(); }
 void Space::Drain() { impl_->Drain(); }
 bool Space::BeforeFork() { return impl_->BeforeFork(); }

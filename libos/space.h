@@ -89,6 +89,8 @@ class SPIRITOS_PUBLIC Space {
   // Evicting costs some three times as much CPU from then on; pages that are mapped
   // read-only stay as well. kUnimplemented where the kernel has no UFFDIO_MOVE (Linux 6.8).
   absl::Status AllowUnseenPins();
+  // Whether that of a space with these options would succeed.
+  static absl::Status CheckUnseenPins(const Options& options);
 
   // Changes the budget while running. Growing is immediate; shrinking returns
   // when the space is inside the new budget, or kResourceExhausted, with the

@@ -53,6 +53,10 @@ absl::StatusOr<Settings> ParseSettings(std::string_view text) {
       SPIRITOS_ASSIGN_OR_RETURN(settings.children, IsFirst(key, value, "inherit", "none"));
       continue;
     }
+    if (key == "unseen-pins") {
+      SPIRITOS_ASSIGN_OR_RETURN(settings.allow_unseen_pins, IsFirst(key, value, "allow", "refuse"));
+      continue;
+    }
     if (key == "mode" && value == "auto") continue;
     if (key == "local") {
       SPIRITOS_ASSIGN_OR_RETURN(const Bytes budget, ParseBudget(key, value));

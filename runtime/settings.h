@@ -8,6 +8,8 @@
 // SPIRITOS_* option of its name in lower case. Addresses in `pool` are separated by `+`.
 //
 //   stats      exit: statistics on standard error when the program ends; none: the default
+//   unseen-pins  refuse: io_uring, AIO and verbs where the kernel cannot say which memory they
+//              have pinned, the default; allow: what devices store there may be lost
 //   children   inherit: programs that it starts run likewise, the default; none: as ever
 #pragma once
 
@@ -23,6 +25,7 @@ struct Settings {
   Options space;
   bool stats_at_exit = false;
   bool children = true;
+  bool allow_unseen_pins = false;
 };
 
 // kInvalidArgument names the key and the value.

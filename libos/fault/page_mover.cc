@@ -217,13 +217,15 @@ MapOutcome PageMover::DropSingly(std::span<const PageRun> runs, uint32_t done) n
   return {};
 }
 
+absl::Status PageMover::CannotMove() {
+  return absl::UnimplementedError(
+      "memory that devices write to unseen can only be far where the kernel moves pages "
+      "(UFFDIO_MOVE, Linux >= 6.8)");
+}
+
 absl::Status PageMover::AllowPins() {
   if (unpinned_ != nullptr) return absl::OkStatus();
-  if (!caps_.move) {
-    return absl::UnimplementedError(
-        "memory that devices write to unseen can only be far where the kernel moves pages: "
-        "UFFDIO_MOVE, Linux >= 6.8");
-  }
+  if (!caps_.move) return CannotMove();
   SPIRITOS_ASSIGN_OR_RETURN(unpinned_, UnpinnedDropper::Create(uffd_));
   return absl::OkStatus();
 }

@@ -35,6 +35,9 @@ class PageMover : public FaultBackend {
   void Wake(Vpn vpn) noexcept final;
   const FaultCaps& caps() const final { return caps_; }
 
+  // What AllowPins() says of kernels that are too old.
+  static absl::Status CannotMove();
+
  protected:
   // `wake`: threads wait in the kernel for what these calls do.
   PageMover(Uffd uffd, const KernelCalls& calls, Metrics& metrics, bool wake);

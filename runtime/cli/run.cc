@@ -37,6 +37,7 @@ struct RunOptions {
   std::string stats = "none";
   std::string children = "inherit";
   std::vector<std::string> set;
+  bool allow_unseen_pins = false;
   bool quiet = false;
 };
 
@@ -67,6 +68,7 @@ std::string ConfOf(const RunOptions& options) {
   std::string conf =
       fmt::format("pool={},stats={},children={}", pool, options.stats, options.children);
   if (!options.local.empty()) conf += ",local=" + options.local;
+  if (options.allow_unseen_pins) conf += ",unseen-pins=allow";
   for (const std::string& pair : options.set) conf += "," + pair;
   return conf;
 }
@@ -182,6 +184,10 @@ void AddRun(CLI::App& app, int* status) {
   run->add_option("--children", options->children, "whether programs that it starts run likewise")
       ->check(CLI::IsMember({"inherit", "none"}))
       ->capture_default_str();
+  run->add_flag(
+      "--allow-unseen-pins", options->allow_unseen_pins,
+      "let it use io_uring, AIO and verbs even where the kernel (before Linux 6.8) cannot "
+      "keep what they have pinned: what devices store may be lost");
   run->add_option("--set", options->set, "another option, KEY=VALUE: SPIRITOS_KEY in lower case")
       ->allow_extra_args(false);
   run->add_flag("--quiet", options->quiet, "do not say how it will run");

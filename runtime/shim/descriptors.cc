@@ -6,11 +6,11 @@
 // says EBADF, as it would without us.
 #include <dlfcn.h>
 #include <errno.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "libos/base/export.h"
 #include "libos/base/fd.h"
+#include "runtime/shim/kernel.h"
 #include "runtime/shim/near_scope.h"
 #include "runtime/shim/next.h"
 
@@ -20,7 +20,7 @@ namespace {
 bool IsHidden(int fd) { return IsOwnFd(fd) && !InRuntime(); }
 
 int CloseRange(unsigned first, unsigned last, int flags) {
-  return static_cast<int>(syscall(SYS_close_range, first, last, flags));
+  return static_cast<int>(kernel::Call(SYS_close_range, first, last, flags));
 }
 
 }  // namespace
@@ -29,7 +29,7 @@ extern "C" {
 
 SPIRITOS_PUBLIC int close(int fd) {
   if (!IsHidden(fd)) {
-    return next.close != nullptr ? next.close(fd) : static_cast<int>(syscall(SYS_close, fd));
+    return next.close != nullptr ? next.close(fd) : static_cast<int>(kernel::Call(SYS_close, fd));
   }
   errno = EBADF;
   return -1;
@@ -52,13 +52,13 @@ SPIRITOS_PUBLIC void closefrom(int first) noexcept {
 
 // A number of ours is out of range.
 SPIRITOS_PUBLIC int dup2(int from, int to) noexcept {
-  if (!IsHidden(to)) return static_cast<int>(syscall(SYS_dup2, from, to));
+  if (!IsHidden(to)) return static_cast<int>(kernel::Call(SYS_dup2, from, to));
   errno = EBADF;
   return -1;
 }
 
 SPIRITOS_PUBLIC int dup3(int from, int to, int flags) noexcept {
-  if (!IsHidden(to)) return static_cast<int>(syscall(SYS_dup3, from, to, flags));
+  if (!IsHidden(to)) return static_cast<int>(kernel::Call(SYS_dup3, from, to, flags));
   errno = EBADF;
   return -1;
 }

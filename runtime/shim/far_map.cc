@@ -135,6 +135,34 @@ void FarMap::LetGo(AddressRange part, const Piece& piece) {
   Note(part, piece.protection, true);
 }
 
+bool FarMap::MayPin(const char* call) noexcept {
+  LockGuard guard(mutex_);
+  if (unseen_pins_) return true;
+  const absl::Status status =
+      owned_ != nullptr ? owned_->AllowUnseenPins() : Space::CheckUnseenPins(settings_.space);
+  if (!status.ok()) {
+    const std::string reason = fmt::format("{}: {}", call, std::string(status.message()));
+    if (!settings_.allow_unseen_pins) {
+      TellOfRefusal(
+          absl::UnimplementedError(reason + "; refused (--allow-unseen-pins takes the risk)"));
+      return false;
+    }
+    LogWarning(reason + "; what devices store there may be lost");
+  }
+  unseen_pins_ = true;
+  return true;
+}
+
+bool FarMap::IsWritable(AddressRange range) noexcept {
+  LockGuard guard(mutex_);
+  bool far = false;
+  const int error = ForEachPart(range, [&](AddressRange, const Piece* piece) {
+    far = far || piece != nullptr;
+    return piece != nullptr && (piece->protection & PROT_WRITE) == 0 ? EFAULT : 0;
+  });
+  return far && error == 0;
+}
+
 void FarMap::BeforeFork() {
   mutex_.lock();
   if (owned_ == nullptr || owned_->BeforeFork() || std::exchange(told_of_fork_, true)) return;
@@ -168,6 +196,7 @@ bool FarMap::Wake() {
   absl::Status status = space.status();
   if (status.ok()) {
     owned_ = *std::move(space);
+    if (unseen_pins_ && !settings_.allow_unseen_pins) status = owned_->AllowUnseenPins();
     space_.store(owned_.get(), std::memory_order_release);
     for (auto piece = pieces_.begin(); piece != pieces_.end() && status.ok(); ++piece) {
       const AddressRange range = Between(piece->first, piece->second.end);
@@ -338,7 +367,7 @@ int FarMap::Lock(AddressRange range) noexcept {
   LockGuard guard(mutex_);
   return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
     if (piece != nullptr && piece->awake) return Keep(part, *piece);
-    if (syscall(SYS_mlock, part.begin, part.size.raw()) != 0) return errno;
+    if (kernel::Lock(part.begin, part.size.raw()) != 0) return errno;
     if (piece != nullptr) Forget(part);
     return 0;
   });
@@ -348,7 +377,7 @@ int FarMap::Unlock(AddressRange range) noexcept {
   LockGuard guard(mutex_);
   return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
     if (piece == nullptr || !piece->awake) {
-      return syscall(SYS_munlock, part.begin, part.size.raw()) == 0 ? 0 : errno;
+      return kernel::Unlock(part.begin, part.size.raw()) == 0 ? 0 : errno;
     }
     if ((piece->protection & PROT_EXEC) == 0) LetGo(part, *piece);
     return 0;

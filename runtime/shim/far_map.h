@@ -33,6 +33,7 @@ class FarMap {
   struct Settings {
     Options space;
     Bytes wake_above;
+    bool allow_unseen_pins = false;  // Even where the kernel cannot tell them.
   };
   explicit FarMap(const Settings& settings);
 
@@ -61,6 +62,12 @@ class FarMap {
   // mlock(2), munlock(2): what is locked while dormant is never far.
   int Lock(AddressRange range) noexcept;
   int Unlock(AddressRange range) noexcept;
+
+  // Whether `call`, with which the kernel may pin memory unseen, may be made. Once it was,
+  // pages that are pinned stay (Space::AllowUnseenPins).
+  bool MayPin(const char* call) noexcept;
+  // Some of it is far, and all that is can be written.
+  bool IsWritable(AddressRange range) noexcept;
 
   // Around fork(2): nobody is in the middle of a call, and the child has what is far as well.
   void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
@@ -127,6 +134,7 @@ class FarMap {
   std::unique_ptr<Space> owned_ ABSL_GUARDED_BY(mutex_);
   bool failed_ ABSL_GUARDED_BY(mutex_) = false;  // To wake: it is not tried again.
   uint32_t refusals_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool unseen_pins_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_of_fork_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<Space*> space_{nullptr};
   std::atomic<uint64_t> dormant_{0};

@@ -132,14 +132,14 @@ SPIRITOS_PUBLIC void* mremap(void* at, size_t old_size, size_t size, int flags, 
 
 SPIRITOS_PUBLIC int mlock(const void* at, size_t size) noexcept {
   const LockedPages pages(at, size);
-  if (pages.map == nullptr) return static_cast<int>(syscall(SYS_mlock, at, size));
+  if (pages.map == nullptr) return kernel::Lock(at, size);
   const NearScope near;
   return Answer(pages.map->Lock(pages.range));
 }
 
 SPIRITOS_PUBLIC int munlock(const void* at, size_t size) noexcept {
   const LockedPages pages(at, size);
-  if (pages.map == nullptr) return static_cast<int>(syscall(SYS_munlock, at, size));
+  if (pages.map == nullptr) return kernel::Unlock(at, size);
   const NearScope near;
   return Answer(pages.map->Unlock(pages.range));
 }

@@ -85,7 +85,8 @@ Bytes ChunkFor(Bytes budget) {
 
 absl::Status Begin(const Settings& settings) {
   const Bytes budget = settings.space.budget;
-  auto* const map = new FarMap({settings.space, Bytes(budget.raw() / 4 * 3)});
+  auto* const map =
+      new FarMap({settings.space, Bytes(budget.raw() / 4 * 3), settings.allow_unseen_pins});
   absl::StatusOr<std::unique_ptr<FarHeap>> heap;
   for (Bytes reserve = kMostReserve; reserve >= kLeastReserve; reserve = Bytes(reserve.raw() / 4)) {
     heap = MakeProgramHeap(*map, reserve, ChunkFor(budget));
@@ -108,6 +109,15 @@ absl::Status Begin(const Settings& settings) {
 void FindNextFunctions() {
   const NearScope near;
   FindNext(next.close, "close");
+  FindNext(next.pread, "pread64");
+  FindNext(next.readv, "readv");
+  FindNext(next.preadv, "preadv64");
+  FindNext(next.preadv2, "preadv64v2");
+  FindNext(next.recvmsg, "recvmsg");
+  FindNext(next.open, "open64");
+  FindNext(next.openat, "openat64");
+  FindNext(next.fcntl, "fcntl64");
+  FindNext(next.read, "read");  // Last: who finds it finds all.
   FindNext(next.malloc_usable_size, "malloc_usable_size");
   FindNext(next.pthread_create, "pthread_create");
 }
@@ -123,6 +133,7 @@ namespace {
   RegisterForkHandlers();
   const char* const text = secure_getenv("SPIRITOS_CONF");
   if (text == nullptr) return;
+  FindDirectFiles();
   const absl::StatusOr<Settings> settings = ParseSettings(text);
   const absl::Status status = settings.ok() ? Begin(*settings) : settings.status();
   if (!status.ok()) {

@@ -38,6 +38,15 @@ inline FarHeap* HeapFor(const void* caller) {
   return far_heap.load(std::memory_order_acquire);
 }
 
+// Of the files that the process has begun with, some may be read past the page cache.
+void FindDirectFiles();
+// There may be others, from now on.
+void NoteDirectFiles(bool some);
+
+// Whether `call`, which may pin far memory unseen, may be made: false where the kernel
+// cannot keep what is pinned, and then a warning has been said.
+bool MayPin(const char* call);
+
 // Once, before anybody else's: ours come last before a fork and first after it, when other
 // handlers may use far memory.
 void RegisterForkHandlers();

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that nobody linked with this, run by `spiritos run` and as they are.
 
-usage: run_test.py SPIRITOS MAPPING_FUZZ [unittest's options]
+usage: run_test.py SPIRITOS MAPPING_FUZZ UNSEEN_IO [unittest's options]
 
 What they print must be the same, and most of their memory must have been far: otherwise
 nothing was tested.
@@ -20,6 +20,7 @@ import unittest
 
 SPIRITOS = ""
 MAPPING_FUZZ = ""
+UNSEEN_IO = ""
 CANNOT_BEGIN, CANNOT_RUN, NOT_FOUND = 125, 126, 127
 
 
@@ -175,6 +176,38 @@ class MappingCalls(unittest.TestCase):
         self.assertGreater(evicted, 10_000)
 
 
+class UnseenIo(unittest.TestCase):
+    """Memory that the kernel has pinned. The folder is on a disk: direct I/O goes past tmpfs's."""
+
+    def run_in_folder(self, *options):
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+            return subprocess.run([SPIRITOS, "run", "--local", "16M", "--stats", "exit", *options, "--",
+                                   UNSEEN_IO, folder], capture_output=True, text=True)
+
+    def test_keeps_every_byte(self):
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+            expected = plain(UNSEEN_IO, folder, text=True)
+        done = self.run_in_folder()
+        if "UFFDIO_MOVE, Linux" in done.stderr:
+            self.skipTest("the kernel has no UFFDIO_MOVE")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, expected)
+        kept = int(re.search(r"^pinned_by_kernel (\d+)$", done.stderr, re.M)[1])
+        self.assertGreater(kept, 100)
+
+    def test_is_refused_where_the_kernel_cannot_keep_what_is_pinned(self):
+        done = self.run_in_folder("--set", "oldest-calls=1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("O_DIRECT: 120 reads", done.stdout)
+        self.assertIn("io_uring_queue_init: Function not implemented", done.stdout)
+        self.assertIn("--allow-unseen-pins", done.stderr)
+
+    def test_is_allowed_there_with_a_warning(self):
+        done = self.run_in_folder("--set", "oldest-calls=1", "--allow-unseen-pins")
+        self.assertIn("may be lost", done.stderr)
+        self.assertNotIn("not implemented", done.stdout)
+
+
 class BadInput(unittest.TestCase):
     def test_no_command(self):
         status, said = refused("--local", "64M", "--")
@@ -229,9 +262,9 @@ class BadInput(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    SPIRITOS, MAPPING_FUZZ = sys.argv[1:3]
+    SPIRITOS, MAPPING_FUZZ, UNSEEN_IO = sys.argv[1:4]
     begun, why = refused("--", "true")
     if begun == CANNOT_BEGIN and "userfaultfd" in why:
         print(f"skipped: {why}")
         sys.exit(77)
-    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]], verbosity=2)
