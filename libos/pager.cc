@@ -509,18 +509,13 @@ bool Pager::ClaimToDrop(Zone& zone, uint32_t begin, uint32_t end, uint32_t* clai
 
 void Pager::SetWords(Zone& zone, uint32_t begin, uint32_t end, PageWord (*to)(PageWord)) noexcept {
   for (uint32_t i = begin; i < end; ++i) {
-    AtomicPageWord& page = zone.pages[i];
-    PageWord word = page.Load();
-    while (true) {
-      if (word.state() == PageState::kLoading) {
-        WaitForPage(zone, i, [](PageWord now) { return now.state() != PageState::kLoading; });
-        word = page.Load();
-      } else if (page.Take(word, to(word))) {
-        break;
-      }
-    }
-    parts_.parker.Unpark(&page);
+    ChangeWord(zone, i, to);
+    parts_.parker.Unpark(&zone.pages[i]);
   }
+}
+
+void Pager::AwaitLoaded(Zone& zone, uint32_t index) noexcept {
+  WaitForPage(zone, index, [](PageWord word) { return word.state() != PageState::kLoading; });
 }
 
 void Pager::GiveUpDrop(Zone& zone, uint32_t begin, uint32_t end) noexcept {

@@ -77,6 +77,10 @@ class Pager final : public FaultSink, public SpareWork {
 
   // Range calls: owns the zone, with nothing in motion on pages [begin, end).
   void EnterExclusive(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+  // The page's word becomes `to` of it. REQUIRES: its zone is owned, and it is not claimed by
+  // the owner.
+  template <typename To>
+  void ChangeWord(Zone& zone, uint32_t index, To to) noexcept;
   void LeaveExclusive(Zone& zone) noexcept;
   // Enters, and claims the resident pages (Zapping), so that nobody pins one or
   // un-protects it on the way: how many. False, and nothing is changed, when one is
@@ -161,6 +165,7 @@ class Pager final : public FaultSink, public SpareWork {
   // it comes again finds out whether the page was discarded by somebody else.
   FaultOutcome ResolveResident(Zone& zone, uint32_t index, PageWord word, FaultKind kind) noexcept;
   static void UnpinWords(Zone& zone, uint32_t begin, uint32_t end) noexcept;
+  void AwaitLoaded(Zone& zone, uint32_t index) noexcept;
   template <typename Done>
   void WaitForPage(Zone& zone, uint32_t index, Done&& done) noexcept;
   void WaitForGate(Zone& zone) noexcept;
@@ -178,5 +183,19 @@ class Pager final : public FaultSink, public SpareWork {
   uint32_t ahead_window_ = 0;
   double ns_per_tick_ = 1;
 };
+
+template <typename To>
+void Pager::ChangeWord(Zone& zone, uint32_t index, To to) noexcept {
+  AtomicPageWord& page = zone.pages[index];
+  PageWord word = page.Load();
+  while (true) {
+    if (word.state() == PageState::kLoading) {  // It goes back: the gate is closed.
+      AwaitLoaded(zone, index);
+      word = page.Load();
+    } else if (page.Take(word, to(word))) {
+      return;
+    }
+  }
+}
 
 }  // namespace spiritos

@@ -52,7 +52,7 @@ absl::Status Space::Impl::Start() {
   // spinning only delays whom one waits for.
   parker_.set_spins(UsableCores() > 1 ? 400 : 0);
   const EvictContext context{*fault_, *remote_, frames_,          zones_,      parker_,
-                             hasher_, metrics_, regions_.epoch(), generation_, unseen_pins_};
+                             hasher_, metrics_, regions_.epoch(), unseen_pins_};
   const int64_t buffers = PagesFor(remote_->near_buffers()).raw();
   if (frames_.TryTake(buffers) != buffers) {
     return absl::ResourceExhaustedError(
@@ -70,6 +70,7 @@ absl::Status Space::Impl::Start() {
 }
 
 Space::Impl::~Impl() {
+  StopMerging();
   if (evictors_ != nullptr) evictors_->Stop();
   while (!owned_.empty()) {
     const AddressRange range = regions_.FirstOf(owned_.back().get());  // A part, perhaps.
@@ -150,7 +151,7 @@ void Space::Impl::OpenSlab(std::shared_ptr<Slab> slab, uint32_t zone) {
 
 void Space::Impl::GiveUpSlab(const std::shared_ptr<Slab>& slab) {
   if (slab.use_count() != 1) return;  // Other regions have pages in it.
-  slab->ForEachPlace([&](SlotId first) { remote_->ReleaseSlab(first); });
+  slab->ForEachPlace([&](uint8_t, SlotId first) { remote_->ReleaseSlab(first); });
   --reserved_slabs_;
 }
 

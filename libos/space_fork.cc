@@ -8,11 +8,13 @@
 //   child    new userfaultfd, new handlers -> guards off -> evictors -> zones are left
 //
 // A page of the child is where it was in the parent: mapped, as the kernel's copy on write,
-// or in the pool, of which the child has a copy too. What the kernel does not copy are
+// or in the pool, of which the child has a copy too, or which it shares: then neither writes
+// to what was there, see space_generations.cc. What the kernel does not copy are
 // threads, write-protection, locks on memory, and whatever a descriptor stands for.
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <memory>
 
 #include "libos/base/check.h"
 #include "libos/base/log.h"
@@ -32,13 +34,19 @@ void Space::Impl::AwaitFork(std::optional<Epoch::Guard>& guard) noexcept {
 
 bool Space::Impl::BeforeFork() {
   mutex_.lock();
-  fork_copies_ = fault_->caps().forks && remote_->BeforeFork();
-  if (!fork_copies_) return false;
+  forked_ = ForkedSlots::kNone;
+  if (!fault_->caps().forks || !MayBeginGenerations()) return false;
   forking_.store(true, std::memory_order_seq_cst);
   regions_.epoch().Synchronize();
   fault_->Pause();
   evictors_->AwaitIdle();
   ForEachOwnedZone([this](Zone& zone) { pager_.EnterExclusive(zone, 0, kZonePages); });
+  forked_ = remote_->BeforeFork();
+  if (forked_ == ForkedSlots::kNone) {
+    GoOn();
+    return false;
+  }
+  if (forked_ == ForkedSlots::kShared) BeginGenerations();
   regions_.ForEach([](AddressRange range) {
     SPIRITOS_CHECK(madvise(range.begin, range.size.raw(), MADV_DOFORK) == 0,
                    "madvise(MADV_DOFORK) on a region: errno {}", errno);
@@ -46,24 +54,29 @@ bool Space::Impl::BeforeFork() {
   return true;
 }
 
+void Space::Impl::GoOn() {
+  ForEachOwnedZone([this](Zone& zone) { pager_.LeaveExclusive(zone); });
+  fault_->Resume();
+  forking_.store(false, std::memory_order_release);
+  parker_.Unpark(&forking_);
+}
+
 void Space::Impl::AfterForkInParent() {
-  if (fork_copies_) {
+  if (forked_ != ForkedSlots::kNone) {
     regions_.ForEach([](AddressRange range) {
       if (absl::Status status = AdviseRegion(range); !status.ok()) LogWarning(status.ToString());
     });
-    remote_->AfterFork();
-    ForEachOwnedZone([this](Zone& zone) { pager_.LeaveExclusive(zone); });
-    fault_->Resume();
-    forking_.store(false, std::memory_order_release);
-    parker_.Unpark(&forking_);
+    remote_->AfterFork(/*child=*/false);
+    GoOn();
+    if (forked_ == ForkedSlots::kShared) StartMerging();
   }
   mutex_.unlock();
 }
 
 void Space::Impl::AfterForkInChild() {
-  if (fork_copies_) {
+  if (forked_ != ForkedSlots::kNone) {
     arena_.LockAgain();
-    remote_->AfterFork();
+    remote_->AfterFork(/*child=*/true);
     absl::Status status = fault_->Restart();
     regions_.ForEach([&](AddressRange range) {
       if (status.ok()) status = AdviseRegion(range);
@@ -80,6 +93,8 @@ void Space::Impl::AfterForkInChild() {
     });
     evictors_->Restart();
     forking_.store(false, std::memory_order_release);
+    std::construct_at(&merger_);  // A thread that is not there: nobody to join.
+    if (forked_ == ForkedSlots::kShared) StartMerging();
   }
   mutex_.unlock();
 }

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <atomic>
+#include <bitset>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "libos/base/lock.h"
@@ -90,9 +92,31 @@ class Space::Impl {
   // Filled page by page; and in a child of fork(2) a touch is a SIGSEGV, not zeroes.
   static absl::Status AdviseRegion(AddressRange range);
   // A guard of the regions, not between BeforeFork() and what comes after it.
+  void GoOn() ABSL_NO_THREAD_SAFETY_ANALYSIS;
   void AwaitFork(std::optional<Epoch::Guard>& guard) noexcept;
   template <typename Visit>
   void ForEachOwnedZone(Visit&& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // Slabs that are shared with other processes (libos/space_generations.cc).
+  template <typename Visit>
+  void ForEachSlab(Visit&& visit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether every slab has a generation left.
+  bool MayBeginGenerations() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What is in the pool is shared from now on, and writes go elsewhere.
+  // REQUIRES: every zone is owned, or nothing runs.
+  void BeginGenerations() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // By slab: generations in which pages have bytes that cannot be elsewhere.
+  using UsedPlaces = std::unordered_map<const Slab*, std::bitset<Slab::kGenerations>>;
+  // Whether anything is left to be merged, now or once it is shared no more.
+  bool MergeGenerations();
+  UsedPlaces BeginMerge() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MergeZone(Zone& zone, UsedPlaces& used) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CopyToWritePlace(Zone& zone, uint32_t begin, uint32_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  IoStatus DoRequest(IoRequest& request);
+  bool EndMerge(const UsedPlaces& used, uint64_t moves) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StartMerging();
+  void StopMerging();
   void Own(std::unique_ptr<Region> region, uint64_t new_slabs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status UnmapLocked(AddressRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -113,8 +137,6 @@ class Space::Impl {
   Parker parker_;
   PageHasher hasher_;
   std::unique_ptr<RemoteBackend> remote_;
-  // Of slots that are written from now on. Slots of those before it stay as they are.
-  std::atomic<uint8_t> generation_{0};
   std::atomic<bool> unseen_pins_{false};
   FreeFramePool frames_;
   FreeFrameCache cache_;
@@ -133,8 +155,14 @@ class Space::Impl {
   // the versions of its slots' bytes must go on rising.
   std::shared_ptr<Slab> open_slab_ ABSL_GUARDED_BY(mutex_);
   uint32_t open_zone_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Counted, so that who walks over all regions sees that he has missed something.
+  uint64_t moves_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::byte* merge_buffer_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::thread merger_;  // Runs since the first fork of a space whose pool is shared.
+  std::atomic<uint32_t> merge_calls_{0};
+  std::atomic<bool> merger_stops_{false};
   std::atomic<bool> forking_{false};
-  bool fork_copies_ = false;  // The fork that is on: the child has the regions.
+  ForkedSlots forked_ = ForkedSlots::kNone;  // Of the fork that is on.
   std::atomic<int64_t> far_pages_{0};
   std::atomic<int64_t> pinned_{0};
 };

@@ -93,8 +93,8 @@ absl::Status Space::Impl::EmptyPages(Zone& zone, uint32_t begin, uint32_t end,
     const Vpn vpn = zone.vpn(with_bytes_begin);
     const uint32_t in_slab = zone.region->IndexInSlab(vpn);
     const uint32_t count = std::min(with_bytes_end - with_bytes_begin, kSlabPages - in_slab);
-    // Older generations' slots may be somebody else's too.
-    const uint8_t generation = generation_.load(std::memory_order_acquire);
+    // Other generations' slots may be somebody else's too.
+    const uint8_t generation = zone.region->SlabOf(vpn).write_generation();
     if (zone.region->SlabOf(vpn).placed(generation)) {
       remote_->Forget(zone.region->SlotOf(vpn, generation), count);
     }
@@ -296,6 +296,7 @@ absl::StatusOr<AddressRange> Space::Impl::Move(AddressRange from, Bytes new_size
   std::vector<std::shared_ptr<Slab>> slabs(
       region->slabs().begin() + static_cast<ptrdiff_t>(first_slab),
       region->slabs().begin() + static_cast<ptrdiff_t>(last_slab) + 1);
+  ++moves_;
   auto moved_to = CreateRegionLocked(new_size, std::move(slabs), first_page);
   if (!moved_to.ok()) return moved_to.status();
   Region& target = *owned_.back();

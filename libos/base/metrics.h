@@ -66,6 +66,7 @@ namespace spiritos {
   X(CorruptPages, "corrupt_pages", "pages whose fetched bytes did not match their hash")          \
   X(RewrittenPages, "rewritten_pages", "pages of which one copy was wrong, to be written anew")   \
   X(UnavailablePages, "unavailable_pages", "accesses that failed: the page's bytes were lost")     \
+  X(MergedPages, "merged_pages", "pages brought back to one place of their slab after forks")      \
   X(DiscardedPages, "discarded_pages", "pages emptied by Discard or Unmap")
 // clang-format on
 

@@ -155,8 +155,8 @@ void Sweep::Write(const EvictContext& context) noexcept {
       }
       continue;
     }
-    const PageWord posted = PostWrite(word, context.generation.load(std::memory_order_acquire));
     const Vpn vpn = zone_->vpn(index);
+    const PageWord posted = PostWrite(word, zone_->region->SlabOf(vpn).write_generation());
     // A page without a slab stays: Finish() gives it back.
     if (!EnsureSlab(context, vpn, posted.generation())) continue;
     if (!zone_->pages[index].Take(word, posted)) continue;  // Rescued.

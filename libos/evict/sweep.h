@@ -47,7 +47,6 @@ struct EvictContext {
   const PageHasher& hasher;
   Metrics& metrics;
   Epoch& epoch;  // Zones found on lists stay zones of their region under it.
-  const std::atomic<uint8_t>& generation;  // Of the slots that are written.
   // Devices may write to pages unseen. Once true for good, and seen by sweeps of zones that
   // were idle since.
   const std::atomic<bool>& unseen_pins;

@@ -11,12 +11,14 @@
 //   page --slab list--> Slab --generation--> its place in the pool
 //
 // A slab has a place for each generation in which a page of it was written. Pages are
-// read from the place of the generation in their word, and written to that of the
-// space's newest: so whoever shares the older ones goes on seeing what was there.
+// read from the place of the generation in their word, and written to that of the slab's
+// write generation, which no other process shares: so whoever shares the others, a parent
+// or a child of fork(2), goes on seeing what was there.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -41,14 +43,25 @@ class Slab {
     return places_[generation].compare_exchange_strong(unplaced, first.raw() + 1,
                                                        std::memory_order_acq_rel);
   }
-  // Calls visit(first slot) for each place.
+  // Takes a place off the books. REQUIRES: no page's bytes are there.
+  void Unplace(uint8_t generation) { places_[generation].store(0, std::memory_order_release); }
+  // Calls visit(generation, first slot) for each place.
   template <typename Visit>
   void ForEachPlace(Visit&& visit) const {
     for (size_t g = 0; g < kGenerations; ++g) {
       const auto generation = static_cast<uint8_t>(g);
-      if (placed(generation)) visit(first(generation));
+      if (placed(generation)) visit(generation, first(generation));
     }
   }
+
+  // Read for every write. A write that is being posted may still use the one before: who
+  // changes it waits until each zone was idle once before he counts on it.
+  uint8_t write_generation() const { return write_generation_.load(std::memory_order_acquire); }
+  void set_write_generation(uint8_t generation) {
+    write_generation_.store(generation, std::memory_order_release);
+  }
+  // Places that another process may have as well. Guarded by the space's mutex.
+  std::bitset<kGenerations> shared;
 
  private:
   uint64_t Load(uint8_t generation) const {
@@ -56,6 +69,7 @@ class Slab {
   }
   // By generation: first slot + 1; 0 = not placed.
   std::array<std::atomic<uint64_t>, kGenerations> places_{};
+  std::atomic<uint8_t> write_generation_{0};
 };
 
 class Region {

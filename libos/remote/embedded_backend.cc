@@ -97,11 +97,12 @@ void EmbeddedBackend::Forget(SlotId first, uint32_t pages) noexcept {
 }
 
 // The kernel copies on write.
-bool EmbeddedBackend::BeforeFork() noexcept {
-  return madvise(memory_.data(), memory_.size().raw(), MADV_DOFORK) == 0;
+ForkedSlots EmbeddedBackend::BeforeFork() noexcept {
+  const bool copied = madvise(memory_.data(), memory_.size().raw(), MADV_DOFORK) == 0;
+  return copied ? ForkedSlots::kCopied : ForkedSlots::kNone;
 }
 
-void EmbeddedBackend::AfterFork() noexcept {
+void EmbeddedBackend::AfterFork(bool) noexcept {
   madvise(memory_.data(), memory_.size().raw(), MADV_DONTFORK);
 }
 

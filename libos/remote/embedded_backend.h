@@ -31,8 +31,8 @@ class EmbeddedBackend final : public RemoteBackend {
   bool Poll(Lane) noexcept override { return false; }
   void Wait(IoRequest&) noexcept override {}
   void Forget(SlotId first, uint32_t pages) noexcept override;
-  bool BeforeFork() noexcept override;
-  void AfterFork() noexcept override;
+  ForkedSlots BeforeFork() noexcept override;
+  void AfterFork(bool child) noexcept override;
   Bytes capacity() const override { return Bytes(slab_count_ * kSlabSize); }
   std::string description() const override;
 

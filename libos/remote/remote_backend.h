@@ -101,6 +101,13 @@ struct PoolHealth {
   uint64_t backup_errors = 0;   // Runs that could not be written to it, so far.
 };
 
+// What a child of fork(2) has of a pool's slots.
+enum class ForkedSlots : uint8_t {
+  kNone,
+  kCopied,  // All, and may write to them.
+  kShared,  // All, with its parent: neither may write to a slab while it is shared().
+};
+
 class RemoteBackend {
  public:
   virtual ~RemoteBackend() = default;
@@ -130,10 +137,13 @@ class RemoteBackend {
   // effort: reading them afterwards gives anything.
   virtual void Forget(SlotId first, uint32_t pages) noexcept = 0;
 
-  // Around fork(2), with nothing pending. BeforeFork(): whether the child will have the slots
-  // as they are now, as its own. AfterFork() in both processes, if so.
-  virtual bool BeforeFork() noexcept { return false; }
-  virtual void AfterFork() noexcept {}
+  // Around fork(2), with nothing pending: what the child will have. Unless it is nothing,
+  // AfterFork() in both processes, and no call in between.
+  virtual ForkedSlots BeforeFork() noexcept { return ForkedSlots::kNone; }
+  virtual void AfterFork(bool /*child*/) noexcept {}
+  // Whether another process may have the slab too, as far as is known: true for a while
+  // after that has ended. False until the next fork, once it is.
+  virtual bool shared(SlotId) noexcept { return false; }
 
   // Bytes that slabs may take in all; 0 = not known beforehand.
   virtual Bytes capacity() const = 0;

@@ -43,8 +43,9 @@ class ShapedBackend final : public RemoteBackend {
   bool Poll(Lane lane) noexcept override;
   void Wait(IoRequest& request) noexcept override;
   void Forget(SlotId first, uint32_t pages) noexcept override { inner_->Forget(first, pages); }
-  bool BeforeFork() noexcept override { return inner_->BeforeFork(); }
-  void AfterFork() noexcept override { inner_->AfterFork(); }
+  ForkedSlots BeforeFork() noexcept override { return inner_->BeforeFork(); }
+  void AfterFork(bool child) noexcept override { inner_->AfterFork(child); }
+  bool shared(SlotId first) noexcept override { return inner_->shared(first); }
   Bytes capacity() const override { return inner_->capacity(); }
   bool lost(SlotId first) const noexcept override { return inner_->lost(first); }
   Bytes near_buffers() const override { return inner_->near_buffers(); }

@@ -50,8 +50,20 @@ class SpaceTestPeer {
   }
   // As a fork will: what is in the pool stays as it is, and writes go elsewhere.
   static void BeginGeneration(Space& space) {
-    space.impl_->generation_.fetch_add(1, std::memory_order_release);
+    BeginGenerationAtRest(space, [] {});
   }
+  // `meanwhile` finds everything at rest.
+  template <typename Meanwhile>
+  static void BeginGenerationAtRest(Space& space, Meanwhile&& meanwhile) {
+    Space::Impl& impl = *space.impl_;
+    LockGuard guard(impl.mutex_);
+    impl.ForEachOwnedZone([&](Zone& zone) { impl.pager_.EnterExclusive(zone, 0, kZonePages); });
+    impl.BeginGenerations();
+    meanwhile();
+    impl.ForEachOwnedZone([&](Zone& zone) { impl.pager_.LeaveExclusive(zone); });
+  }
+  // Whether anything is left to be merged.
+  static bool Merge(Space& space) { return space.impl_->MergeGenerations(); }
   // Where the page was in the pool in that generation.
   static SlotId SlotOf(Space& space, const std::byte* at, uint8_t generation) {
     const Epoch::Guard guard(space.impl_->regions_.epoch());

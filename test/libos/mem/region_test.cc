@@ -50,7 +50,7 @@ TEST_CASE("a slab has a place for each generation", "[mem]") {
   CHECK(slab.first(0) == SlotId(7 * kSlabPages));
   CHECK(slab.first(255) == SlotId(kSlabPages));
   std::vector<SlotId> places;
-  slab.ForEachPlace([&](SlotId first) { places.push_back(first); });
+  slab.ForEachPlace([&](uint8_t, SlotId first) { places.push_back(first); });
   CHECK(places == std::vector{SlotId(7 * kSlabPages), SlotId(kSlabPages)});
 }
 

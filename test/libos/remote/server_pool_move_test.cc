@@ -232,7 +232,7 @@ TEST_CASE("the only copy outlives the server that it was moving to") {
 
 TEST_CASE("with the server that it was moving from goes what it alone held, loudly") {
   Servers servers(2);
-  const auto pool = servers.Connect(1, 1000);
+  const auto pool = servers.Connect(1, 6000);
   servers[1].Drain();
   Content moving(*pool);
   moving.WriteAll(1);

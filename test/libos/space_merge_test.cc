@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Merging: what was shared and is so no more becomes one place of each slab again, and
+// nothing of it is written to before.
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "libos/remote/embedded_backend.h"
+#include "test/support/space_peer.h"
+#include "test/support/together.h"
+
+namespace spiritos {
+namespace {
+
+// An embedded pool that says which slabs others have, and sees every write to those.
+class SharingPool final : public RemoteBackend {
+ public:
+  SharingPool(bool addressable, std::unique_ptr<EmbeddedBackend> inner)
+      : addressable_(addressable), inner_(std::move(inner)) {}
+
+  IoResult PlaceSlab(SlotId* first) noexcept override {
+    const IoResult result = inner_->PlaceSlab(first);
+    const std::lock_guard guard(mutex_);
+    placed_.insert(first->raw());
+    return result;
+  }
+  void ReleaseSlab(SlotId first) noexcept override {
+    const std::lock_guard guard(mutex_);
+    placed_.erase(first.raw());
+    if (shared_.contains(first.raw())) return;  // The others have it still.
+    inner_->ReleaseSlab(first);
+  }
+  bool addressable() const override { return addressable_; }
+  std::byte* Direct(SlotId slot) noexcept override {
+    return addressable_ ? inner_->Direct(slot) : nullptr;
+  }
+  IoResult Submit(IoRequest& request) noexcept override {
+    if (request.op == IoOp::kWrite && shared(request.first)) ++trespasses;
+    return inner_->Submit(request);
+  }
+  bool Poll(Lane) noexcept override { return false; }
+  void Wait(IoRequest&) noexcept override {}
+  void Forget(SlotId first, uint32_t pages) noexcept override {
+    if (shared(first)) ++trespasses;
+    inner_->Forget(first, pages);
+  }
+  bool shared(SlotId slot) noexcept override {
+    const std::lock_guard guard(mutex_);
+    return shared_.contains(slot.raw() / kSlabPages * kSlabPages);
+  }
+  Bytes capacity() const override { return inner_->capacity(); }
+  std::string description() const override { return "shared"; }
+
+  // All that is placed now; what each slot holds is remembered.
+  void ShareAll() {
+    const std::lock_guard guard(mutex_);
+    shared_ = placed_;
+    copies_.clear();
+    for (const uint64_t first : shared_) {
+      const std::byte* const bytes = inner_->Direct(SlotId(first));
+      copies_.emplace_back(first, std::vector<std::byte>(bytes, bytes + kSlabSize));
+    }
+  }
+  // Whether the others' bytes are as they were.
+  bool Untouched() {
+    const std::lock_guard guard(mutex_);
+    for (const auto& [first, bytes] : copies_) {
+      if (std::memcmp(inner_->Direct(SlotId(first)), bytes.data(), bytes.size()) != 0) return false;
+    }
+    return true;
+  }
+  void ShareNone() {
+    const std::lock_guard guard(mutex_);
+    for (const uint64_t first : shared_) {
+      if (!placed_.contains(first)) inner_->ReleaseSlab(SlotId(first));
+    }
+    shared_.clear();
+    copies_.clear();
+  }
+  size_t placed() {
+    const std::lock_guard guard(mutex_);
+    return placed_.size();
+  }
+  std::atomic<uint64_t> trespasses{0};
+
+ private:
+  const bool addressable_;
+  const std::unique_ptr<EmbeddedBackend> inner_;
+  std::mutex mutex_;
+  std::set<uint64_t> placed_;
+  std::set<uint64_t> shared_;
+  std::vector<std::pair<uint64_t, std::vector<std::byte>>> copies_;
+};
+
+constexpr uint64_t kPages = 20'000;  // In two slabs.
+
+class MergeRig {
+ public:
+  explicit MergeRig(bool addressable) {
+    auto made = std::make_unique<SharingPool>(
+        addressable, EmbeddedBackend::Create(Bytes(16 * kSlabSize)).value());
+    pool = made.get();
+    Options options{.budget = 16_MiB};
+    space = SpaceTestPeer::Create(options, std::move(made)).value();
+    region = space->CreateRegion(BytesOf(PageCount(kPages))).value();
+  }
+  volatile uint64_t& Word(uint64_t page) const {
+    return *reinterpret_cast<volatile uint64_t*>(region.begin + page * kPageSize);
+  }
+  // All goes to the pool, which others share from then on.
+  void Fork() const {
+    SpaceTestPeer::BeginGenerationAtRest(*space, [this] { pool->ShareAll(); });
+  }
+  SharingPool* pool;
+  std::unique_ptr<Space> space;
+  AddressRange region;
+};
+
+TEST_CASE("after forks every slab has one place again, and every page its bytes", "[space]") {
+  const bool addressable = GENERATE(true, false);
+  const MergeRig rig(addressable);
+  const auto seed = TestSeed();
+  CAPTURE(addressable, seed);
+  std::mt19937_64 random(seed);
+  std::vector<uint64_t> expected(kPages);
+  const auto store = [&](uint64_t one_in) {
+    for (uint64_t page = 0; page < kPages; ++page) {
+      if (random() % one_in == 0) rig.Word(page) = expected[page] = random() | 1;
+    }
+  };
+  const auto wrong = [&] {
+    uint64_t count = 0;
+    for (uint64_t page = 0; page < kPages; ++page) count += rig.Word(page) != expected[page];
+    return count;
+  };
+  store(1);
+  for (int fork = 0; fork < 4; ++fork) {
+    rig.Fork();
+    store(3);
+    // Some are out of reach, some given up while it is shared.
+    const AddressRange hidden{rig.region.begin + 300 * kPageSize, Bytes(50 * kPageSize)};
+    const AddressRange gone{rig.region.begin + 900 * kPageSize, Bytes(64 * kPageSize)};
+    REQUIRE(rig.space->Protect(hidden, 0).ok());
+    REQUIRE(rig.space->Discard(gone).ok());
+    std::fill_n(expected.begin() + 900, 64, 0);
+    CHECK(SpaceTestPeer::Merge(*rig.space));  // Nothing yet: others have it.
+    CHECK(rig.pool->Untouched());
+    CHECK(rig.pool->placed() > 2);
+    rig.pool->ShareNone();
+    for (int pass = 0; SpaceTestPeer::Merge(*rig.space); ++pass) REQUIRE(pass < 100);
+    CHECK(rig.pool->placed() == 2);
+    REQUIRE(rig.space->Protect(hidden, 3).ok());
+    CHECK(wrong() == 0);
+  }
+  CHECK(rig.pool->trespasses == 0);
+  CHECK(rig.space->GetStats()[Metric::kMergedPages] > kPages / 4);
+  CHECK(rig.space->GetStats()[Metric::kCorruptPages] == 0);
+}
+
+TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
+  const bool addressable = GENERATE(true, false);
+  const MergeRig rig(addressable);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> wrong{0};
+  constexpr uint64_t kThreads = 3;
+  std::vector<std::thread> threads;
+  const auto seed = TestSeed();
+  CAPTURE(addressable, seed);
+  for (uint64_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(seed + t);
+      std::vector<uint64_t> mine(kPages);
+      while (!stop) {
+        const uint64_t page = random() % (kPages / kThreads) * kThreads + t;
+        if (page >= kPages) continue;
+        if (rig.Word(page) != mine[page]) ++wrong;
+        if (random() % 2 == 0) rig.Word(page) = mine[page] = random();
+      }
+      for (uint64_t page = t; page < kPages; page += kThreads)
+        wrong += rig.Word(page) != mine[page];
+    });
+  }
+  for (uint32_t fork = 0; fork < Rounds(20); ++fork) {
+    rig.Fork();
+    const uint64_t evicted = rig.space->GetStats()[Metric::kEvictedPages];
+    while (rig.space->GetStats()[Metric::kEvictedPages] < evicted + 2000) std::this_thread::yield();
+    static_cast<void>(SpaceTestPeer::Merge(*rig.space));
+    CHECK(rig.pool->Untouched());
+    rig.pool->ShareNone();
+    for (int pass = 0; pass < 3; ++pass) static_cast<void>(SpaceTestPeer::Merge(*rig.space));
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  for (int pass = 0; SpaceTestPeer::Merge(*rig.space); ++pass) REQUIRE(pass < 100);
+  CHECK(rig.pool->placed() == 2);
+  CHECK(wrong == 0);
+  CHECK(rig.pool->trespasses == 0);
+}
+
+}  // namespace
+}  // namespace spiritos
