@@ -41,7 +41,7 @@ WireStatus DecodeRdmaGreeting(std::span<const std::byte> bytes, RdmaGreeting* gr
     return WireStatus::kBadFrame;
   }
   greeting->version = Get<uint16_t>(bytes, 4);
-  if (greeting->version != kWireVersion) return WireStatus::kVersion;
+  if (greeting->version != RdmaGreeting::kVersion) return WireStatus::kVersion;
   const auto lane = Get<uint8_t>(bytes, 6);
   if (lane >= kLanes || bytes[7] != std::byte{0}) return WireStatus::kBadFrame;
   greeting->lane = static_cast<Lane>(lane);

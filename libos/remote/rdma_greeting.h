@@ -22,7 +22,9 @@ namespace spiritos {
 struct RdmaGreeting {
   static constexpr size_t kSize = 44;
 
-  uint16_t version = kWireVersion;
+  static constexpr uint16_t kVersion = 3;
+
+  uint16_t version = kVersion;
   Lane lane = Lane::kDemand;
   WireId client{};
   WireId token{};

@@ -96,6 +96,7 @@ absl::Status ServerLink::Connect(uint64_t deadline_ns) {
           fmt::format("{} speaks version {} of the protocol, and RDMA needs {}",
                       address_.ToString(), welcome.version, kQueuePairVersion));
     }
+    if (!known_) slabs_ = welcome.slabs;  // Of a child of fork(2).
     welcome_ = welcome;
     known_ = true;
     control_ = std::move(socket);

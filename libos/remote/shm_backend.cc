@@ -28,6 +28,8 @@ constexpr uint64_t kSoonNs = 10 * kMs;
 constexpr uint64_t kAnswerNs = 2'000 * kMs;
 constexpr uint64_t kMinBackOffNs = 10 * kMs;
 constexpr uint64_t kMaxBackOffNs = 500 * kMs;
+// The first version that knows of forks.
+constexpr uint16_t kForkVersion = 4;
 
 }  // namespace
 
@@ -52,6 +54,7 @@ absl::Status ShmBackend::Start(Bytes capacity) {
   if (getrandom(client_.data(), client_.size(), 0) < 0) {
     return ErrnoStatus(errno, "naming the space");
   }
+  LockGuard guard(keeper_mutex_);
   link_ = NewLink();
   SPIRITOS_RETURN_IF_ERROR(link_->Connect(NowNs() + kAnswerNs));
   const uint64_t offered = link_->welcome().free_slabs;
@@ -61,12 +64,17 @@ absl::Status ShmBackend::Start(Bytes capacity) {
                            address_.ToString(), offered, capacity.raw());
   }
   SPIRITOS_ASSIGN_OR_RETURN(memory_,
-                            Mapping::Reserve(Bytes(slab_count_ * kSlabSize), size_t{1} << 21,
+                            Mapping::Reserve(Bytes(place_count() * kSlabSize), size_t{1} << 21,
                                              "a memory server's slabs (SPIRITOS_POOL_SIZE)"));
-  SPIRITOS_RETURN_IF_ERROR(desk_.Init(slab_count_));
-  held_.resize(slab_count_);
-  keeper_ = StartServiceThread("spiritos-keeper", [this] { Keep(); });
+  SPIRITOS_RETURN_IF_ERROR(desk_.Init(place_count()));
+  held_.resize(place_count());
+  sharing_ = std::make_unique<std::atomic<Sharing>[]>(place_count());
+  StartKeeper();
   return absl::OkStatus();
+}
+
+void ShmBackend::StartKeeper() {
+  keeper_ = StartServiceThread("spiritos-keeper", [this] { Keep(); });
 }
 
 ShmBackend::~ShmBackend() {
@@ -98,10 +106,16 @@ void ShmBackend::Keep() {
   while (true) {
     const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();
-    Reconnect(NowNs());
-    ReleaseUnused();
-    if (last) return;
-    const bool all = desk_.AnswerWanted([this](uint64_t index) { return PlaceOne(index); });
+    bool all;
+    {
+      LockGuard guard(keeper_mutex_);
+      Reconnect(NowNs());
+      ReleaseUnused();
+      if (last) return;
+      all = desk_.AnswerWanted([this](uint64_t index)
+                                   ABSL_NO_THREAD_SAFETY_ANALYSIS { return PlaceOne(index); });
+      AskForHolders();
+    }
     desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
 }
@@ -118,10 +132,12 @@ void ShmBackend::Reconnect(uint64_t now_ns) {
   absl::Status status = link_->Connect(NowNs() + kAnswerNs);
   if (absl::IsDataLoss(status)) {
     // Another server, or one that has forgotten us: the slabs are still ours to give.
-    for (Held& held : held_) held.slab = kUncounted;
-    to_adopt_ = true;
+    Uncount();
     link_ = NewLink();
     status = link_->Connect(NowNs() + kAnswerNs);
+  }
+  if (status.ok() && std::exchange(inherited_, false) && link_->welcome().slabs != CountHeld()) {
+    Uncount();  // It does not know what the one knew that our parent asked.
   }
   if (status.ok() && to_adopt_) status = AdoptAll();
   if (status.ok()) {
@@ -130,6 +146,79 @@ void ShmBackend::Reconnect(uint64_t now_ns) {
   }
   back_off_ns_ = std::clamp(2 * back_off_ns_, kMinBackOffNs, kMaxBackOffNs);
   next_try_ns_ = NowNs() + back_off_ns_;
+}
+
+void ShmBackend::Uncount() {
+  for (uint64_t index = 0; index < held_.size(); ++index) {
+    held_[index].slab = kUncounted;
+    if (sharing_[index].load() != Sharing::kNone) sharing_[index].store(Sharing::kForGood);
+  }
+  to_adopt_ = true;
+}
+
+uint64_t ShmBackend::CountHeld() const {
+  return static_cast<uint64_t>(std::count_if(
+      held_.begin(), held_.end(), [](const Held& held) { return held.slab != kUncounted; }));
+}
+
+template <typename Visit>
+void ShmBackend::ForEachMapped(Visit&& visit) {
+  for (uint64_t index = 0; index < held_.size(); ++index) {
+    if (held_[index].file.valid()) visit(index, memory_.data() + index * kSlabSize);
+  }
+}
+
+// Others end, or give a slab back, without a word to us.
+void ShmBackend::AskForHolders() {
+  ForEachMapped([this](uint64_t index, std::byte*) {
+    const Held& held = held_[index];
+    if (sharing_[index].load() != Sharing::kCounted || held.slab == kUncounted) return;
+    FrameHeader question;
+    question.op = WireOp::kHolders;
+    question.slab = held.slab;
+    const absl::StatusOr<FrameHeader> answer = link_->Ask(question, NowNs() + kAnswerNs);
+    if (!answer.ok() || answer->status != WireStatus::kOk || answer->argument != 0) return;
+    sharing_[index].store(Sharing::kNone, std::memory_order_release);
+  });
+}
+
+bool ShmBackend::MakeChildClient() {
+  Reconnect(NowNs());
+  if (link_->needs_connecting() || to_adopt_ || link_->welcome().version < kForkVersion) {
+    return false;
+  }
+  if (getrandom(child_client_.data(), child_client_.size(), 0) < 0) return false;
+  FrameHeader question;
+  question.op = WireOp::kFork;
+  PutForked(child_client_, &question);
+  const absl::StatusOr<FrameHeader> answer = link_->Ask(question, NowNs() + kAnswerNs);
+  return answer.ok() && answer->status == WireStatus::kOk && answer->first == CountHeld();
+}
+
+ForkedSlots ShmBackend::BeforeFork() noexcept {
+  keeper_mutex_.lock();
+  if (!MakeChildClient()) {
+    keeper_mutex_.unlock();
+    return ForkedSlots::kNone;
+  }
+  ForEachMapped([this](uint64_t index, std::byte* slab) {
+    madvise(slab, kSlabSize, MADV_DOFORK);
+    if (sharing_[index].load() == Sharing::kNone) sharing_[index].store(Sharing::kCounted);
+  });
+  return ForkedSlots::kShared;
+}
+
+void ShmBackend::AfterFork(bool child) noexcept {
+  ForEachMapped([](uint64_t, std::byte* slab) { madvise(slab, kSlabSize, MADV_DONTFORK); });
+  if (child) {
+    client_ = child_client_;
+    link_ = NewLink();  // The parent's connection stays the parent's.
+    inherited_ = true;
+    next_try_ns_ = back_off_ns_ = 0;
+    std::construct_at(&keeper_);  // A thread that is not there: nobody to join.
+    StartKeeper();
+  }
+  keeper_mutex_.unlock();
 }
 
 absl::Status ShmBackend::AdoptAll() {
@@ -191,6 +280,7 @@ void ShmBackend::ReleaseUnused() {
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     }
     held = {};
+    sharing_[index].store(Sharing::kNone, std::memory_order_release);
     desk_.Free(index);
   }
 }

@@ -57,10 +57,11 @@ class Cursor {
 constexpr size_t kHeaderCrcAt = FrameHeader::kSize - sizeof(uint32_t);
 
 bool KnownOp(uint8_t op, uint16_t version) {
-  if (op < static_cast<uint8_t>(WireOp::kHello) || op > static_cast<uint8_t>(WireOp::kAdopt)) {
+  if (op < static_cast<uint8_t>(WireOp::kHello) || op > static_cast<uint8_t>(WireOp::kHolders)) {
     return false;
   }
   const auto known = static_cast<WireOp>(op);
+  if (known == WireOp::kFork || known == WireOp::kHolders) return version >= 4;
   return version >= 2 || (known != WireOp::kShare && known != WireOp::kAdopt);
 }
 
@@ -101,6 +102,19 @@ std::string_view FrameErrorName(FrameError error) noexcept {
   static constexpr std::string_view kNames[] = {"none",       "magic", "checksum", "version",
                                                 "unknown op", "flags", "length"};
   return kNames[static_cast<size_t>(error)];
+}
+
+void PutForked(const WireId& client, FrameHeader* question) noexcept {
+  std::memcpy(&question->slab, client.data(), sizeof(question->slab));
+  std::memcpy(&question->argument, client.data() + sizeof(question->slab),
+              sizeof(question->argument));
+}
+
+WireId GetForked(const FrameHeader& question) noexcept {
+  WireId client;
+  std::memcpy(client.data(), &question.slab, sizeof(question.slab));
+  std::memcpy(client.data() + sizeof(question.slab), &question.argument, sizeof(question.argument));
+  return client;
 }
 
 void EncodeFrame(const FrameHeader& header, FrameBytes* to) noexcept {

@@ -34,6 +34,9 @@
 //                                         `first` of the client's are asked back: it gives up
 //                                         which it likes, once their pages are elsewhere, or
 //                                         none. Servers that never ask say 0
+//   Fork     -                            -; a new client, whose id is `slab` and `argument`,
+//                                         has each slab that this one has. `first` of them
+//   Holders  -                            -; `argument` references to the slab are others'
 //   Adopt    -                            -; as Place, but of a slab's file that comes along:
 //                                         one that a server before this one had rented out
 //
@@ -51,9 +54,9 @@
 namespace spiritos {
 
 inline constexpr uint32_t kWireMagic = 0x314D5053;  // "SPM1".
-// Versions served: the newest, 2, which does not know kExpose, and 1, which knows neither
-// Share nor Adopt.
-inline constexpr uint16_t kWireVersion = 3;
+// Versions served: the newest; 3, which knows neither Fork nor Holders; 2, nor kExpose; and
+// 1, nor Share nor Adopt.
+inline constexpr uint16_t kWireVersion = 4;
 inline constexpr uint16_t kOldestWireVersion = 1;
 // Pages of one Read, Write or Forget.
 // 64 hold a lane for some 0.1 ms on a fast network.
@@ -70,6 +73,8 @@ enum class WireOp : uint8_t {
   kFence,
   kPing,
   kAdopt,
+  kFork,
+  kHolders,
 };
 
 enum class WireStatus : uint32_t {
@@ -130,6 +135,10 @@ struct FrameHeader {
 
 enum class FrameError : uint8_t { kNone, kMagic, kChecksum, kVersion, kOp, kFlags, kLength };
 std::string_view FrameErrorName(FrameError error) noexcept;
+
+// The client that a Fork makes, in its frame.
+void PutForked(const WireId& client, FrameHeader* question) noexcept;
+WireId GetForked(const FrameHeader& question) noexcept;
 
 using FrameBytes = std::array<std::byte, FrameHeader::kSize>;
 void EncodeFrame(const FrameHeader& header, FrameBytes* to) noexcept;

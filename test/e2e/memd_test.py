@@ -22,7 +22,9 @@ import tempfile
 import unittest
 import urllib.request
 
-READY_S = 60
+import memory_server
+from memory_server import READY_S
+
 SPIRITOS, TREE = sys.argv[1], pathlib.Path(sys.argv[2])
 
 
@@ -31,24 +33,8 @@ def run(*words, **options):
                           timeout=READY_S, check=False, **options)
 
 
-@contextlib.contextmanager
 def memd(*words, **options):
-    """A server that is ready, and what it said; it must end well when asked to."""
-    process = subprocess.Popen([SPIRITOS, "memd", "--no-lock", *map(str, words)], text=True,
-                               stdout=subprocess.PIPE, **options)
-    ready, _, _ = select.select([process.stdout], [], [], READY_S)
-    try:
-        yield process.stdout.readline() if ready else "nothing", process
-        process.send_signal(signal.SIGTERM)
-        status = process.wait(timeout=READY_S)
-        if status != 0:
-            raise AssertionError(f"memd ended with {status}")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        if process.stderr:
-            process.stderr.close()
+    return memory_server.memd(SPIRITOS, *words, **options)
 
 
 def place_of(scheme, said):

@@ -13,6 +13,8 @@ import tempfile
 import time
 import unittest
 
+from memory_server import local_pool
+
 SPIRITOS = ""
 REDIS = "/usr/bin/redis-check-rdb"  # The same program: it is a server under the server's name.
 KEYS = 8_000
@@ -72,7 +74,7 @@ class Client:
 
 
 class Server:
-    def __init__(self, folder, *options, far=True):
+    def __init__(self, folder, *options, far="embedded:"):
         path = pathlib.Path(folder, "redis.sock")
         program = pathlib.Path(folder, "redis-server")
         if not program.exists():
@@ -81,7 +83,7 @@ class Server:
                    "--logfile", str(pathlib.Path(folder, "log")), *options]
         if far:
             local = KEYS * VALUE_BYTES // 4
-            command = [SPIRITOS, "run", "--quiet", "--local", str(local), "--pool", "embedded:", "--stats", "exit",
+            command = [SPIRITOS, "run", "--quiet", "--local", str(local), "--pool", far, "--stats", "exit",
                        "--", *command]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.folder = folder
@@ -138,7 +140,14 @@ class Redis(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def test_a_child_saves_what_was_there_when_it_was_forked(self):
-        server = Server(self.folder)
+        self.save_in_a_child("embedded:")
+
+    def test_a_child_saves_what_is_in_a_memory_server(self):
+        with local_pool(SPIRITOS, "1G") as pool:
+            self.save_in_a_child(pool)
+
+    def save_in_a_child(self, pool):
+        server = Server(self.folder, far=pool)
         load(server.client, 0, range(KEYS))
         self.assertEqual(count_wrong(server.client, lambda key: 0), 0)
         self.assertEqual(server.client("BGSAVE"), b"Background saving started")
@@ -146,21 +155,25 @@ class Redis(unittest.TestCase):
         server.await_child("rdb_bgsave_in_progress", "rdb_last_bgsave_status")
         self.assertEqual(count_wrong(server.client, lambda key: 1 - key % 2), 0)
         self.assertIn("evicted_pages", server.end())
-        for far in (False, True):
+        for far in (None, pool):
             again = Server(self.folder, far=far)
             self.assertEqual(again.client("DBSIZE"), KEYS)
             self.assertEqual(count_wrong(again.client, lambda key: 0), 0)
             again.end()
 
     def test_an_append_only_file_is_rewritten_while_it_grows(self):
+        with local_pool(SPIRITOS, "1G") as pool:
+            self.rewrite_in_a_child(pool)
+
+    def rewrite_in_a_child(self, pool):
         aof = ("--appendonly", "yes", "--appendfsync", "no")
-        server = Server(self.folder, *aof)
+        server = Server(self.folder, *aof, far=pool)
         load(server.client, 0, range(KEYS))
         self.assertEqual(server.client("BGREWRITEAOF"), b"Background append only file rewriting started")
         load(server.client, 2, range(0, KEYS, 3))
         server.await_child("aof_rewrite_in_progress", "aof_last_bgrewrite_status")
         server.end()
-        again = Server(self.folder, *aof, far=False)
+        again = Server(self.folder, *aof, far=None)
         self.assertEqual(count_wrong(again.client, lambda key: 2 if key % 3 == 0 else 0), 0)
         again.end()
 

@@ -8,6 +8,7 @@ What they print must be the same, and most of their memory must have been far: o
 nothing was tested.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
+
+from memory_server import local_pool
 
 SPIRITOS = ""
 MAPPING_FUZZ = ""
@@ -106,8 +109,12 @@ class Forks(unittest.TestCase):
            "    for part in data: total.update(part)\n"
            "    return total.hexdigest()\n")
 
+    def pool(self):
+        return contextlib.nullcontext("embedded:")
+
     def prints(self, job, local="8M"):
-        out, counters = far(real_python(), "-c", self.JOB + job, local=local, options=("--pool", "embedded:"))
+        with self.pool() as pool:
+            out, counters = far(real_python(), "-c", self.JOB + job, local=local, options=("--pool", pool))
         self.assertGreater(counters["evicted_pages"], 10_000)
         return out.decode().split()
 
@@ -162,6 +169,11 @@ class Forks(unittest.TestCase):
                "                     preexec_fn=lambda: digest(), env={'PATH': os.environ['PATH']})\n"
                "print(out.stdout.decode())\n")
         self.assertEqual(self.prints(job), ["WORD"])
+
+
+class ForksOverAMemoryServer(Forks):
+    def pool(self):
+        return local_pool(SPIRITOS, "3G")
 
 
 class MappingCalls(unittest.TestCase):

@@ -333,7 +333,13 @@ void Play(Input in, const Files& files) {
   SPIRITOS_CHECK(store.rented() == rented, "{} slabs are rented, {} are somebody's", store.rented(),
                  rented);
   SPIRITOS_CHECK(victim.slabs.size() == 1, "somebody has taken another's slab");
-  SPIRITOS_CHECK(tenancy.Expire(kLeaseNs) == 3 && store.rented() == 0, "slabs outlive the leases");
+  uint64_t others = 0;
+  SPIRITOS_CHECK(tenancy.Holders(victim, victim.slabs.begin()->first, &others) == WireStatus::kOk &&
+                     others == 0,
+                 "{} others have a slab that nobody has shared", others);
+  const size_t clients_left = tenancy.client_count();  // Forked ones too.
+  SPIRITOS_CHECK(tenancy.Expire(kLeaseNs) == clients_left && store.rented() == 0,
+                 "slabs outlive the leases");
 }
 
 }  // namespace

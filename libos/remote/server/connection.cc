@@ -26,9 +26,10 @@ bool WouldBlock() { return errno == EAGAIN || errno == EWOULDBLOCK; }
 }  // namespace
 
 ServerConnection::ServerConnection(UniqueFd socket, std::string identity, bool passes_files,
-                                   uint64_t now_ns)
+                                   uint64_t now_ns, UniqueFd process)
     : socket_(std::move(socket)),
       identity_(std::move(identity)),
+      process_(std::move(process)),
       passes_files_(passes_files),
       accepted_ns_(now_ns),
       progress_ns_(now_ns) {}
@@ -168,6 +169,7 @@ WireStatus ServerConnection::Greet(ServerParts& server, const HelloBody& hello, 
   Client* const client = control ? server.tenancy.Enter(hello.client, tenant, now_ns)
                                  : server.tenancy.FindByToken(hello.client, hello.token);
   if (client == nullptr || client->tenant != tenant) return WireStatus::kNotPermitted;
+  if (control && process_.valid()) client->process = std::move(process_);
   urgent_ = control || hello.role == HelloBody::Role::kDemand;
   session_ =
       std::make_unique<ServerSession>(server.tenancy, server.counters, *client, version,

@@ -34,7 +34,9 @@ class ServerConnection {
   enum class Turn : uint8_t { kMore, kDrained, kClosed };
 
   // `identity` is who the peer has proved to be, before any name that it gives itself.
-  ServerConnection(UniqueFd socket, std::string identity, bool passes_files, uint64_t now_ns);
+  // `process` is a pidfd of the peer, on this machine, or none.
+  ServerConnection(UniqueFd socket, std::string identity, bool passes_files, uint64_t now_ns,
+                   UniqueFd process = {});
   ~ServerConnection();
 
   int socket() const { return socket_.get(); }
@@ -71,6 +73,7 @@ class ServerConnection {
 
   const UniqueFd socket_;
   const std::string identity_;
+  UniqueFd process_;  // Until it is a client's.
   const bool passes_files_;
   bool urgent_ = true;
   bool refused_ = false;  // To be closed once the refusal is sent.

@@ -13,6 +13,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -407,20 +408,23 @@ void MemoryServer::Accept(int listener, uint64_t now_ns) {
   }
   counters_.Add(ServerCounter::kConnections);
   std::string identity;
+  UniqueFd process;
   const bool local = listener == unix_listener_.get();
   if (local) {
     ucred peer{};
     socklen_t size = sizeof(peer);
     if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
     identity = fmt::format("uid{}:", peer.uid);
+    // None where it lives in another namespace of processes: then its lease alone counts.
+    if (peer.pid > 0) process = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
   } else {
     const int on = 1;
     setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   }
   if (!local) MakeRoom();
   const int fd = socket.get();
-  auto connection =
-      std::make_unique<ServerConnection>(std::move(socket), std::move(identity), local, now_ns);
+  auto connection = std::make_unique<ServerConnection>(std::move(socket), std::move(identity),
+                                                       local, now_ns, std::move(process));
   connection->polled_for = EPOLLIN;
   epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return;

@@ -285,6 +285,12 @@ void ServerSession::Serve(const FrameHeader& request) {
       Answer(answer, WireStatus::kOk);
       return;
     }
+    case WireOp::kHolders: {
+      FrameHeader answer = request;
+      const WireStatus status = tenancy_.Holders(client_, request.slab, &answer.argument);
+      Answer(answer, status);
+      return;
+    }
     default:
       return ServeQuestion(request);
   }
@@ -346,6 +352,9 @@ WireStatus ServerSession::Decide(const FrameHeader& request, FrameHeader* answer
     }
     case WireOp::kShare:
       return tenancy_.Share(client_, request.slab);
+    case WireOp::kFork:
+      answer->first = static_cast<uint32_t>(client_.slabs.size());
+      return tenancy_.Fork(client_, GetForked(request), client_.heard_ns);
     default:
       return tenancy_.Fence(client_, request.slab, request.epoch);
   }

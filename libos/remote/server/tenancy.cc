@@ -3,6 +3,7 @@
 #include "libos/remote/server/tenancy.h"
 
 #include <fmt/core.h>
+#include <poll.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -23,6 +24,11 @@ size_t Tenancy::IdHash::operator()(const WireId& id) const noexcept {
 }
 
 namespace {
+
+bool HasEnded(const UniqueFd& process) {
+  pollfd ended{.fd = process.get(), .events = POLLIN, .revents = 0};
+  return process.valid() && poll(&ended, 1, 0) == 1;
+}
 
 void Randomize(std::span<std::byte> bytes) {
   SPIRITOS_CHECK(getrandom(bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
@@ -72,7 +78,7 @@ void Tenancy::RestoreOne(const SlabRecord& record, SlabMemory memory, uint64_t n
   slab->references = record.references;
   slab->memory = std::move(memory);
   ++client.account->slabs;
-  client.slabs.insert(slab->id);
+  client.slabs.emplace(slab->id, slab->references);
   slabs_.emplace(slab->id, std::move(slab));
 }
 
@@ -156,7 +162,7 @@ RentedSlab* Tenancy::Rent(Client& client, SlabMemory memory) {
   slab->id = next_slab_++;
   slab->memory = std::move(memory);
   ++client.account->slabs;
-  client.slabs.insert(slab->id);
+  client.slabs.emplace(slab->id, 1);
   return slabs_.emplace(slab->id, std::move(slab)).first->second.get();
 }
 
@@ -195,20 +201,52 @@ WireStatus Tenancy::Find(Client& client, uint64_t slab, uint32_t epoch, RentedSl
 }
 
 WireStatus Tenancy::Share(Client& client, uint64_t slab) {
-  if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
+  const auto own = client.slabs.find(slab);
+  if (own == client.slabs.end()) return WireStatus::kNoSlab;
+  ++own->second;
   ++slabs_.at(slab)->references;
   return WireStatus::kOk;
 }
 
-WireStatus Tenancy::Release(Client& client, uint64_t slab) {
-  if (!client.slabs.contains(slab)) return WireStatus::kNoSlab;
-  RentedSlab& rented = *slabs_.at(slab);
-  if (--rented.references != 0) return WireStatus::kOk;
-  client.slabs.erase(slab);
-  if (client.wanted != 0) --client.wanted;
-  --client.account->slabs;
-  Drop(rented);
+WireStatus Tenancy::Fork(Client& parent, const WireId& id, uint64_t now_ns) {
+  if (store_.state() != nullptr || parent.access != nullptr) return WireStatus::kNotPermitted;
+  if (clients_.contains(id) || parent.account->clients >= kMaxClients) {
+    return WireStatus::kNotPermitted;
+  }
+  Client& child = Introduce(id, parent.tenant, now_ns);
+  Randomize(child.token);
+  child.keeps = parent.keeps;
+  for (const auto& [slab, references] : parent.slabs) {
+    child.slabs.emplace(slab, 1);
+    ++slabs_.at(slab)->references;
+  }
   return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Holders(Client& client, uint64_t slab, uint64_t* others) {
+  const auto own = client.slabs.find(slab);
+  if (own == client.slabs.end()) return WireStatus::kNoSlab;
+  *others = slabs_.at(slab)->references - own->second;
+  return WireStatus::kOk;
+}
+
+WireStatus Tenancy::Release(Client& client, uint64_t slab) {
+  const auto own = client.slabs.find(slab);
+  if (own == client.slabs.end()) return WireStatus::kNoSlab;
+  if (--own->second == 0) {
+    client.slabs.erase(own);
+    if (client.wanted != 0) --client.wanted;
+  }
+  Unrefer(client, slab, 1);
+  return WireStatus::kOk;
+}
+
+void Tenancy::Unrefer(Client& client, uint64_t slab, uint32_t references) {
+  RentedSlab& rented = *slabs_.at(slab);
+  rented.references -= references;
+  if (rented.references != 0) return;
+  --client.account->slabs;  // Clients of other tenants never have it.
+  Drop(rented);
 }
 
 WireStatus Tenancy::Fence(Client& client, uint64_t slab, uint32_t epoch) {
@@ -257,9 +295,9 @@ uint32_t Tenancy::Expire(uint64_t now_ns) {
   uint32_t expired = 0;
   for (auto at = clients_.begin(); at != clients_.end();) {
     Client& client = *(at++)->second;
-    if (client.connections != 0 || now_ns - client.heard_ns < options_.lease_ns) continue;
-    for (const uint64_t slab : client.slabs) Drop(*slabs_.at(slab));
-    client.account->slabs -= client.slabs.size();
+    if (client.connections != 0) continue;
+    if (now_ns - client.heard_ns < options_.lease_ns && !HasEnded(client.process)) continue;
+    for (const auto& [slab, references] : client.slabs) Unrefer(client, slab, references);
     ++expired;
     Dismiss(client);
   }
@@ -280,7 +318,7 @@ std::vector<TenantFigures> Tenancy::Figures(uint64_t now_ns) const {
     figures.bytes = client->account->pacer.bytes();
     figures.pauses = client->account->pacer.pauses();
     figures.clients += 1;
-    figures.slabs += client->slabs.size();
+    figures.slabs = client->account->slabs;
   }
   std::vector<TenantFigures> all;
   for (auto& [name, figures] : by_name) all.push_back(std::move(figures));

@@ -3,9 +3,11 @@
 //
 // A client is one space of a tenant's process; it owns the slabs it places and can
 // name no others. Every frame it sends renews its lease; a client that no connection
-// has heard of for a lease loses its slabs, all at once. Slabs are counted: a fork
-// holds its parent's with Share, and the last Release frees. A client without slabs is
-// forgotten with its last connection: nobody fills these books by coming and going.
+// has heard of for a lease loses its slabs, all at once; one that is a process of this
+// machine, and has ended, at once. Slabs are counted, for each client that has them: a
+// child of fork(2) is a client that begins with all of its parent's, and the last Release
+// of anybody's frees. A client without slabs is forgotten with its last connection: nobody
+// fills these books by coming and going.
 //
 // A slab that a reply still reads is held: it is gone for its client at once, its
 // memory once the reply is sent. With a state folder each slab has its record, up to date
@@ -19,9 +21,9 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
+#include "libos/base/fd.h"
 #include "libos/remote/server/pacer.h"
 #include "libos/remote/server/remote_access.h"
 #include "libos/remote/server/slab_store.h"
@@ -32,9 +34,9 @@ namespace spiritos {
 struct RentedSlab {
   uint64_t id = 0;  // Never used twice, not even by a server's next life.
   uint32_t epoch = 1;
-  uint32_t references = 1;
-  uint32_t holds = 0;     // Frames that read or write its memory now.
-  bool released = false;  // Kept for the holds alone.
+  uint32_t references = 1;  // Of all clients that have it.
+  uint32_t holds = 0;       // Frames that read or write its memory now.
+  bool released = false;    // Kept for the holds alone.
   SlabMemory memory;
   std::unique_ptr<RemoteAccess> access;  // To the memory; null for most.
 };
@@ -57,7 +59,8 @@ struct Client {
   // because the connection broke before the answer came, it is not done again.
   uint64_t answered = 0;
   FrameHeader answer;
-  std::unordered_set<uint64_t> slabs;
+  std::unordered_map<uint64_t, uint32_t> slabs;  // With its references to each.
+  UniqueFd process;                              // A pidfd, where it is a process of this machine.
   uint64_t wanted = 0;  // Of its slabs, so many are to be given back: which, is its choice.
   // It has a slab mapped, or its device has: it cannot move such, and is not asked for any.
   bool keeps = false;
@@ -110,6 +113,11 @@ class Tenancy {
   // The client's slab, if it is one and `epoch` is not fenced off.
   WireStatus Find(Client& client, uint64_t slab, uint32_t epoch, RentedSlab** found);
   WireStatus Share(Client& client, uint64_t slab);
+  // Makes a client `id` that has all slabs of `parent`. kNotPermitted: their memory is in
+  // files of a state folder, or known to a device, which both speak of one client alone.
+  WireStatus Fork(Client& parent, const WireId& id, uint64_t now_ns);
+  // References of others to the client's slab.
+  WireStatus Holders(Client& client, uint64_t slab, uint64_t* others);
   WireStatus Release(Client& client, uint64_t slab);
   WireStatus Fence(Client& client, uint64_t slab, uint32_t epoch);
 
@@ -127,7 +135,7 @@ class Tenancy {
   static void Hold(RentedSlab& slab) { ++slab.holds; }
   void LetGo(RentedSlab& slab);
 
-  // Takes the slabs of clients whose lease is over; how many clients.
+  // Takes the slabs of clients whose lease is over, or whose process; how many clients.
   uint32_t Expire(uint64_t now_ns);
 
   // Of the tenants that have slabs, in no order.
@@ -146,6 +154,8 @@ class Tenancy {
   RentedSlab* Rent(Client& client, SlabMemory memory);
   bool OverQuota(const Client& client) const;
   void Drop(RentedSlab& slab);
+  // So many references of a client that has the slab no more.
+  void Unrefer(Client& client, uint64_t slab, uint32_t references);
 
   SlabStore& store_;
   Options options_;

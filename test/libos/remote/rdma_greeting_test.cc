@@ -30,7 +30,7 @@ TEST_CASE("a greeting for a queue pair decodes to what was encoded", "[remote][w
   const RdmaGreeting greeting = SomeGreeting();
   RdmaGreeting decoded;
   REQUIRE(DecodeRdmaGreeting(Arrived(greeting), &decoded) == WireStatus::kOk);
-  CHECK(decoded.version == kWireVersion);
+  CHECK(decoded.version == RdmaGreeting::kVersion);
   CHECK(decoded.lane == greeting.lane);
   CHECK(decoded.client == greeting.client);
   CHECK(decoded.token == greeting.token);
@@ -56,7 +56,7 @@ TEST_CASE("a greeting that is cut short, of another time or for no lane is refus
     CHECK(DecodeRdmaGreeting({bytes.data(), size}, &decoded) == WireStatus::kBadFrame);
   }
   RdmaGreeting greeting = SomeGreeting();
-  greeting.version = kWireVersion + 1;
+  greeting.version = RdmaGreeting::kVersion + 1;
   CHECK(DecodeRdmaGreeting(Arrived(greeting), &decoded) == WireStatus::kVersion);
   greeting = SomeGreeting();
   greeting.lane = static_cast<Lane>(kLanes);

@@ -55,7 +55,7 @@ TEST_CASE("a frame decodes to what was encoded", "[remote][wire]") {
 TEST_CASE("a header's bytes are where the table in wire.h puts them", "[remote][wire]") {
   FrameBytes bytes;
   EncodeFrame(SomeWrite(), &bytes);
-  CHECK(std::memcmp(bytes.data(), "SPM1\x03\x00\x06\x00", 8) == 0);
+  CHECK(std::memcmp(bytes.data(), "SPM1\x04\x00\x06\x00", 8) == 0);
   CHECK(bytes[16] == std::byte{0x88});  // Little-endian.
   CHECK(bytes[23] == std::byte{0x11});
   CHECK(bytes[24] == std::byte{99});
@@ -105,6 +105,11 @@ TEST_CASE("a header that contradicts itself is refused by what is wrong", "[remo
   CHECK(refused([](FrameHeader& h) {
           h.version = 1;  // Knows no Share.
           h.op = WireOp::kShare;
+          h.payload = 0;
+        }) == FrameError::kOp);
+  CHECK(refused([](FrameHeader& h) {
+          h.version = 3;  // Knows no Fork.
+          h.op = WireOp::kFork;
           h.payload = 0;
         }) == FrameError::kOp);
   // Queue pairs' access is asked for with a slab, of a server that knows of it.
