@@ -52,6 +52,7 @@ bool Space::Impl::MayBeginGenerations() {
 }
 
 void Space::Impl::BeginGenerations() {
+  ++moves_;  // A walk that is under way has taken the places of before for its goal.
   ForEachSlab([](Slab& slab) {
     slab.ForEachPlace([&](uint8_t generation, SlotId) { slab.shared.set(generation); });
     uint8_t next = 0;

@@ -155,7 +155,8 @@ class Space::Impl {
   // the versions of its slots' bytes must go on rising.
   std::shared_ptr<Slab> open_slab_ ABSL_GUARDED_BY(mutex_);
   uint32_t open_zone_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Counted, so that who walks over all regions sees that he has missed something.
+  // Pages change their region, or slabs their write generation: counted, so that who walks
+  // over all regions sees that he has missed something.
   uint64_t moves_ ABSL_GUARDED_BY(mutex_) = 0;
   std::byte* merge_buffer_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::thread merger_;  // Runs since the first fork of a space whose pool is shared.

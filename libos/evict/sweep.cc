@@ -157,8 +157,12 @@ void Sweep::Write(const EvictContext& context) noexcept {
     }
     const Vpn vpn = zone_->vpn(index);
     const PageWord posted = PostWrite(word, zone_->region->SlabOf(vpn).write_generation());
-    // A page without a slab stays: Finish() gives it back.
-    if (!EnsureSlab(context, vpn, posted.generation())) continue;
+    if (!EnsureSlab(context, vpn, posted.generation())) {
+      // It stays. Now: to Finish() a slot in an older generation, which is valid still, would
+      // look like this page's. A failure is a rescue.
+      static_cast<void>(zone_->pages[index].Take(word, word.BackToResident()));
+      continue;
+    }
     if (!zone_->pages[index].Take(word, posted)) continue;  // Rescued.
     zone_->versions[index] = Zone::Written(zone_->versions[index]);
     const SlotId slot = zone_->region->SlotOf(vpn, posted.generation());

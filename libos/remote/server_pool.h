@@ -17,6 +17,9 @@
 //   back as another, or silent
 //   for give_up_ms --------------> what only it held is lost: requests for it fail
 //
+// A child of fork(2) is another client of every server, with a reference to each slab: see
+// server_pool_fork.cc.
+//
 // A slab with a copy too few is copied to another server, and one that its server asks
 // back is moved to another: see server_pool_mend.cc.
 //
@@ -70,6 +73,11 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   Bytes capacity() const override;
   bool lost(SlotId first) const noexcept override;
   void SetBacked(SlotId first, bool backed) noexcept override;
+  ForkedSlots BeforeFork() noexcept override ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  void AfterFork(bool child) noexcept override ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  bool shared(SlotId slot) noexcept override {
+    return shared_[SlabMap::IndexOf(slot)].load(std::memory_order_acquire);
+  }
   PoolHealth health() const noexcept override;
   std::string description() const override;
 
@@ -177,6 +185,14 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   void DropRefused();
   void RelaunchStalled();
 
+  // fork(2); see server_pool_fork.cc.
+  bool MakeChildClients();
+  bool MakeChildClient(uint16_t server);
+  void BecomeChild();
+  void MakeLinks();
+  void AskForHolders(uint64_t now_ns);
+  bool HasOthers(const SlabCopies& copies);
+
   // Repair and removal; see server_pool_mend.cc.
   struct Mending {
     enum class Stage { kIdle, kDraining, kCopying };
@@ -206,6 +222,7 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
   SlabDesk desk_;
   SlabMap map_;
   std::vector<std::atomic<bool>> backed_;  // By slab.
+  std::vector<std::atomic<bool>> shared_;  // By slab: with a parent or a child.
   std::vector<std::unique_ptr<ServerLink>> links_;
 
   std::vector<Message> messages_;
@@ -242,11 +259,16 @@ class ServerPool final : public RemoteBackend, private ServerLane::Sink {
     bool holds_last = false;   // Suspended with copies that are the only ones.
     uint64_t placed = 0;       // Slabs of ours.
     uint64_t asked_back = 0;   // Of those, by the server.
+    bool inherited = false;    // Slabs of a parent's, which the server has still to confirm.
   };
   struct Grave {
     uint16_t server = 0;
     uint64_t slab = 0;
   };
+  // Held by the keeper while it does not sleep; at a fork it is at rest.
+  RankedMutex keeper_mutex_{LockRank::kSlabMap};
+  WireId child_client_;
+  uint64_t next_holders_ns_ = 0;
   // The keeper's.
   std::vector<Tending> tending_;
   uint64_t full_until_ns_ = 0;  // The servers have said so, and are not asked again at once.

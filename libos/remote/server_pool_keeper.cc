@@ -58,6 +58,7 @@ absl::Status ServerPool::Start() {
   SPIRITOS_RETURN_IF_ERROR(map_.Init(kMaxSlabs));
   SPIRITOS_RETURN_IF_ERROR(desk_.Init(kMaxSlabs));
   backed_ = std::vector<std::atomic<bool>>(kMaxSlabs);
+  shared_ = std::vector<std::atomic<bool>>(kMaxSlabs);
   SPIRITOS_ASSIGN_OR_RETURN(
       bounce_memory_, Mapping::Anonymous(Bytes(uint64_t{kBounces} * kMaxWirePages * kPageSize),
                                          kPageSize, "buffers of a pool"));
@@ -67,16 +68,13 @@ absl::Status ServerPool::Start() {
   messages_ = std::vector<Message>(kMessages);
   for (Message& message : messages_) GiveMessage(message);
   tending_.resize(options_.servers.size());
-  ServerLane::Sink& sink = *this;
+  MakeLinks();
   std::set<WireId> hosts;
   uint64_t slabs = 0;
-  for (const ServerAddress& address : options_.servers) {
-    links_.push_back(std::make_unique<ServerLink>(address, client_, options_.tenant, sink,
-                                                  options_.tunnel.get()));
-    ServerLink& link = *links_.back();
-    SPIRITOS_RETURN_IF_ERROR(link.Connect(NowNs() + kFirstConnectNs));
-    hosts.insert(link.welcome().host);
-    slabs += link.free_slabs();
+  for (const std::unique_ptr<ServerLink>& link : links_) {
+    SPIRITOS_RETURN_IF_ERROR(link->Connect(NowNs() + kFirstConnectNs));
+    hosts.insert(link->welcome().host);
+    slabs += link->free_slabs();
   }
   if (hosts.size() < options_.copies) {
     return InvalidArgument(
@@ -96,6 +94,15 @@ absl::Status ServerPool::Start() {
   return absl::OkStatus();
 }
 
+void ServerPool::MakeLinks() {
+  ServerLane::Sink& sink = *this;
+  links_.clear();
+  for (const ServerAddress& address : options_.servers) {
+    links_.push_back(std::make_unique<ServerLink>(address, client_, options_.tenant, sink,
+                                                  options_.tunnel.get()));
+  }
+}
+
 ServerPool::~ServerPool() {
   stopping_.store(true);
   desk_.Call();
@@ -106,15 +113,20 @@ void ServerPool::Keep() {
   while (true) {
     const uint32_t calls = desk_.calls();
     const bool last = stopping_.load();
-    const uint64_t now = NowNs();
-    for (uint16_t server = 0; server < links_.size(); ++server) FetchReplies(server, now);
-    for (uint16_t server = 0; server < links_.size(); ++server) TendLink(server, now);
-    DropRefused();
-    RelaunchStalled();
-    ReleaseUnused();
-    if (last) return;
-    const bool all = desk_.AnswerWanted([this](uint64_t index) { return PlaceCopies(index); });
-    Mend(now);
+    bool all;
+    {
+      LockGuard guard(keeper_mutex_);
+      const uint64_t now = NowNs();
+      for (uint16_t server = 0; server < links_.size(); ++server) FetchReplies(server, now);
+      for (uint16_t server = 0; server < links_.size(); ++server) TendLink(server, now);
+      DropRefused();
+      RelaunchStalled();
+      ReleaseUnused();
+      if (last) return;
+      all = desk_.AnswerWanted([this](uint64_t index) { return PlaceCopies(index); });
+      Mend(now);
+      AskForHolders(now);
+    }
     desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
 }
@@ -216,6 +228,11 @@ void ServerPool::Reconnect(uint16_t server) {
     tending.back_off_ns = std::clamp(2 * tending.back_off_ns, kMinBackOffNs, kMaxBackOffNs);
     tending.next_try_ns = NowNs() + tending.back_off_ns;
     return;
+  }
+  if (std::exchange(tending.inherited, false) && link.welcome().slabs < tending.placed) {
+    const Removed removed = RemoveCopies(server, Which::kAll);
+    LogWarning(fmt::format("memory server {} does not know the slabs of our parent: {} are lost",
+                           link.address().ToString(), removed.lost));
   }
   if (was_lost) LogWarning(fmt::format("memory server {} is back", link.address().ToString()));
   tending.back_off_ns = 0;
@@ -447,6 +464,7 @@ void ServerPool::ReleaseUnused() {
       if (map_.Copies(index)[copy].state != SlabCopy::State::kNone) RemoveCopy(index, copy);
     }
     mending_.stale = true;
+    shared_[index].store(false, std::memory_order_release);
     desk_.Free(index);
   }
   for (uint16_t server = 0; server < links_.size(); ++server) ReleaseBuried(server);

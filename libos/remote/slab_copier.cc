@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "libos/base/check.h"
@@ -54,6 +55,13 @@ absl::Status SlabCopier::Finish() {
   from_.socket.Reset();
   to_.socket.Reset();
   return std::exchange(result_, absl::OkStatus());
+}
+
+void SlabCopier::AfterForkInChild() {
+  std::construct_at(&thread_);
+  from_.socket.Reset();
+  to_.socket.Reset();
+  ended_.store(false);
 }
 
 absl::Status SlabCopier::Copy() {

@@ -47,6 +47,8 @@ class SlabCopier {
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   // REQUIRES: ended. What came of it; idle again.
   absl::Status Finish();
+  // Idle again: the thread is the parent's.
+  void AfterForkInChild();
 
  private:
   absl::Status Copy();

@@ -22,7 +22,7 @@ namespace {
 
 constexpr size_t kPages = 8192;
 
-enum class Pool { kEmbedded, kShaped, kServer, kServerCopied };
+enum class Pool { kEmbedded, kShaped, kServer, kServerCopied, kTcp, kMirrored };
 
 // The server is in a thread of the test's: for children as for their parent, but for one
 // that wants to destroy it.
@@ -38,6 +38,22 @@ class Rig {
       RestartServer();
       options.remote.pool = "shm://" + path;
       if (pool == Pool::kServerCopied) options.remote.verify = Verify::kCopied;
+    }
+    if (pool == Pool::kTcp || pool == Pool::kMirrored) {
+      // Who ends without a word is known to have ended when his lease is over.
+      server_options_ = {.tcp_port = 0,
+                         .host = "one",
+                         .memory = Bytes(24 * kSlabSize),
+                         .lock_memory = false,
+                         .lease_ms = 5'000};
+      RestartServer();
+      options.remote.pool = server_->tcp().ToString();
+    }
+    if (pool == Pool::kMirrored) {
+      server_options_.host = "two";
+      other_ = std::make_unique<ServerThread>(server_options_);
+      options.remote.pool += "," + other_->tcp().ToString();
+      options.remote.copies = 2;
     }
     auto made = Space::Create(options);
     if (!made.ok()) FAIL(made.status().ToString());
@@ -59,6 +75,7 @@ class Rig {
   const TempDir folder_;
   ServerOptions server_options_;
   std::unique_ptr<ServerThread> server_;
+  std::unique_ptr<ServerThread> other_;
   std::unique_ptr<Space> space_;
 };
 
@@ -89,7 +106,8 @@ int AwaitEnd(pid_t child) {
 
 TEST_CASE("a child has the memory as of the fork, and each its own from then on",
           "[space][fork][uffd]") {
-  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kShaped, Pool::kServer, Pool::kServerCopied);
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kShaped, Pool::kServer, Pool::kServerCopied,
+                             Pool::kTcp, Pool::kMirrored);
   Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; page += 2) WordOf(range, page) = page + 1;
@@ -121,7 +139,7 @@ TEST_CASE("a child has the memory as of the fork, and each its own from then on"
 }
 
 TEST_CASE("a guarded page of a child takes its stores", "[space][fork][uffd]") {
-  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer, Pool::kTcp);
   Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page + 1;
@@ -172,7 +190,7 @@ TEST_CASE("where pins are not seen, what is shared with a child can leave", "[sp
 }
 
 TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
-  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer, Pool::kTcp);
   Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = page;
@@ -204,7 +222,7 @@ TEST_CASE("children of children, while all go on", "[space][fork][uffd]") {
 TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
   const auto seed = std::random_device()();
   CAPTURE(seed);
-  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer);
+  const Pool pool = GENERATE(Pool::kEmbedded, Pool::kServer, Pool::kTcp);
   Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   std::atomic<bool> stop{false};
@@ -228,7 +246,7 @@ TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
     });
   }
   size_t failed = 0;
-  for (uint32_t i = 0; i < Rounds(40); ++i) {
+  for (uint32_t i = 0; i < Rounds(20); ++i) {
     const uint64_t since = steps.load();
     while (steps.load() < since + 500) std::this_thread::yield();
     const pid_t child = Fork(*space, [&] {
@@ -263,7 +281,8 @@ TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
 }
 
 TEST_CASE("after a fork for each of many jobs the pool holds what it held", "[space][fork][uffd]") {
-  Rig space(Pool::kServer);
+  const Pool pool = GENERATE(Pool::kServer, Pool::kTcp);
+  Rig space(pool);
   const AddressRange range = space->CreateRegion(Bytes(kPages * kPageSize)).value();
   // A third of the pages is stored into by each job.
   const auto value = [](size_t page, uint64_t job) {

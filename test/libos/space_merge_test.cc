@@ -102,9 +102,9 @@ constexpr uint64_t kPages = 20'000;  // In two slabs.
 
 class MergeRig {
  public:
-  explicit MergeRig(bool addressable) {
+  explicit MergeRig(bool addressable, uint64_t slabs = 16) {
     auto made = std::make_unique<SharingPool>(
-        addressable, EmbeddedBackend::Create(Bytes(16 * kSlabSize)).value());
+        addressable, EmbeddedBackend::Create(Bytes(slabs * kSlabSize)).value());
     pool = made.get();
     Options options{.budget = 16_MiB};
     space = SpaceTestPeer::Create(options, std::move(made)).value();
@@ -163,6 +163,30 @@ TEST_CASE("after forks every slab has one place again, and every page its bytes"
   CHECK(rig.space->GetStats()[Metric::kCorruptPages] == 0);
 }
 
+TEST_CASE("what finds no room beside what is shared stays here, with its bytes", "[space]") {
+  const bool addressable = GENERATE(true, false);
+  const MergeRig rig(addressable, 2);  // As much as the region needs by itself.
+  for (uint64_t page = 0; page < kPages; ++page) rig.Word(page) = page + 1;
+  REQUIRE(rig.space->Evict(rig.region).ok());
+  rig.Fork();
+  // Of pages that have old bytes in the pool, as many as fit.
+  constexpr uint64_t kStored = 1000;
+  for (uint64_t page = 0; page < kStored; ++page) rig.Word(page) = page + 1'000'000;
+  static_cast<void>(rig.space->Evict(rig.region));
+  uint64_t wrong = 0;
+  for (uint64_t page = 0; page < kPages; ++page) {
+    wrong += rig.Word(page) != page + (page < kStored ? 1'000'000 : 1);
+  }
+  CHECK(wrong == 0);
+  CHECK(rig.pool->Untouched());
+  CHECK(rig.space->GetStats()[Metric::kWriteErrors] >= kStored);
+  rig.pool->ShareNone();
+  for (int pass = 0; SpaceTestPeer::Merge(*rig.space); ++pass) REQUIRE(pass < 100);
+  REQUIRE(rig.space->Evict(rig.region).ok());
+  for (uint64_t page = 0; page < kStored; ++page) wrong += rig.Word(page) != page + 1'000'000;
+  CHECK(wrong == 0);
+}
+
 TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
   const bool addressable = GENERATE(true, false);
   const MergeRig rig(addressable);
@@ -171,6 +195,7 @@ TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
   constexpr uint64_t kThreads = 3;
   std::vector<std::thread> threads;
   const auto seed = TestSeed();
+  std::mt19937_64 random(seed + kThreads);
   CAPTURE(addressable, seed);
   for (uint64_t t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
@@ -186,16 +211,25 @@ TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
         wrong += rig.Word(page) != mine[page];
     });
   }
-  for (uint32_t fork = 0; fork < Rounds(20); ++fork) {
+  // Forks come in the middle of merges, too.
+  std::thread merger([&] {
+    while (!stop) static_cast<void>(SpaceTestPeer::Merge(*rig.space));
+  });
+  for (uint32_t fork = 0; fork < Rounds(10); ++fork) {
     rig.Fork();
     const uint64_t evicted = rig.space->GetStats()[Metric::kEvictedPages];
     while (rig.space->GetStats()[Metric::kEvictedPages] < evicted + 2000) std::this_thread::yield();
-    static_cast<void>(SpaceTestPeer::Merge(*rig.space));
     CHECK(rig.pool->Untouched());
     rig.pool->ShareNone();
-    for (int pass = 0; pass < 3; ++pass) static_cast<void>(SpaceTestPeer::Merge(*rig.space));
+    const uint64_t merged = rig.space->GetStats()[Metric::kMergedPages];
+    const uint64_t some = random() % 2000;
+    for (int turn = 0; turn < 10'000; ++turn) {
+      if (rig.space->GetStats()[Metric::kMergedPages] >= merged + some) break;
+      std::this_thread::yield();
+    }
   }
   stop = true;
+  merger.join();
   for (std::thread& thread : threads) thread.join();
   for (int pass = 0; SpaceTestPeer::Merge(*rig.space); ++pass) REQUIRE(pass < 100);
   CHECK(rig.pool->placed() == 2);
