@@ -86,8 +86,9 @@ class SPIRITOS_PUBLIC Space {
 
   // From now on what is in these regions may be pinned by the kernel without Pin(): by
   // io_uring, AIO, ibv_reg_mr(3), in this process. Such pages stay while they are pinned.
-  // Evicting costs some three times as much CPU from then on; pages that are mapped
-  // read-only stay as well. kUnimplemented where the kernel has no UFFDIO_MOVE (Linux 6.8).
+  // Evicting costs more from then on, a shootdown for each run of pages and a second hash of
+  // each; pages that are mapped read-only stay as well. kUnimplemented where the kernel has no
+  // UFFDIO_MOVE (Linux 6.8).
   absl::Status AllowUnseenPins();
   // Whether that of a space with these options would succeed.
   static absl::Status CheckUnseenPins(const Options& options);

@@ -12,9 +12,8 @@
 //   dropped   or, where it differs, moved back
 //
 // A page that the kernel still shares since a fork(2) is refused like a pinned one; it gets
-// a frame of its own and is tried again. A shootdown to each run of pages, and a hash to each
-// page: some three times the cost of a zap. What may be written to must be private anonymous
-// memory; a page that is mapped read-only stays.
+// a frame of its own and is tried again. The cost over a zap's: a shootdown for each run of
+// pages, and a hash of each page. A page that is mapped read-only stays.
 //
 // Threads: any. Context: signal.
 #pragma once
