@@ -299,7 +299,8 @@ uint32_t Sweep::Finish(const EvictContext& context) noexcept {
   }
   SPIRITOS_PAUSE_POINT(kBeforeDrop);
   uint32_t freed = 0;
-  const bool unseen_pins = context.unseen_pins.load(std::memory_order_relaxed);
+  // Acquire: what DropUnpinned() needs was made before.
+  const bool unseen_pins = context.unseen_pins.load(std::memory_order_acquire);
   for (uint32_t at = first_; at <= last_;) {
     zone_->word.Advance(ZoneStage::kFrozen, ZoneStage::kDropping);
     SPIRITOS_PAUSE_POINT(kGateClosed);

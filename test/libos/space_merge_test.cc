@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merging: what was shared and is so no more becomes one place of each slab again, and
 // nothing of it is written to before.
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <mutex>
 #include <random>
-#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,7 +19,8 @@
 namespace spiritos {
 namespace {
 
-// An embedded pool that says which slabs others have, and sees every write to those.
+// An embedded pool that says which slabs others have, and sees every write to those. Some
+// of its calls come from signal handlers: it allocates nothing there.
 class SharingPool final : public RemoteBackend {
  public:
   SharingPool(bool addressable, std::unique_ptr<EmbeddedBackend> inner)
@@ -26,15 +28,13 @@ class SharingPool final : public RemoteBackend {
 
   IoResult PlaceSlab(SlotId* first) noexcept override {
     const IoResult result = inner_->PlaceSlab(first);
-    const std::lock_guard guard(mutex_);
-    placed_.insert(first->raw());
+    if (result == IoResult::kOk) At(*first).placed = true;
     return result;
   }
   void ReleaseSlab(SlotId first) noexcept override {
     const std::lock_guard guard(mutex_);
-    placed_.erase(first.raw());
-    if (shared_.contains(first.raw())) return;  // The others have it still.
-    inner_->ReleaseSlab(first);
+    At(first).placed = false;
+    if (!At(first).shared) inner_->ReleaseSlab(first);  // Else the others have it still.
   }
   bool addressable() const override { return addressable_; }
   std::byte* Direct(SlotId slot) noexcept override {
@@ -50,52 +50,56 @@ class SharingPool final : public RemoteBackend {
     if (shared(first)) ++trespasses;
     inner_->Forget(first, pages);
   }
-  bool shared(SlotId slot) noexcept override {
-    const std::lock_guard guard(mutex_);
-    return shared_.contains(slot.raw() / kSlabPages * kSlabPages);
-  }
+  bool shared(SlotId slot) noexcept override { return At(slot).shared; }
   Bytes capacity() const override { return inner_->capacity(); }
   std::string description() const override { return "shared"; }
 
-  // All that is placed now; what each slot holds is remembered.
+  // All that is placed now; what each slot holds is remembered. REQUIRES: all is at rest.
   void ShareAll() {
-    const std::lock_guard guard(mutex_);
-    shared_ = placed_;
-    copies_.clear();
-    for (const uint64_t first : shared_) {
-      const std::byte* const bytes = inner_->Direct(SlotId(first));
-      copies_.emplace_back(first, std::vector<std::byte>(bytes, bytes + kSlabSize));
+    for (size_t i = 0; i < kSlabs; ++i) {
+      Slab& slab = slabs_[i];
+      slab.shared = slab.placed.load();
+      if (!slab.shared) continue;
+      const std::byte* const bytes = inner_->Direct(SlotId(i * kSlabPages));
+      slab.copy.assign(bytes, bytes + kSlabSize);
     }
   }
   // Whether the others' bytes are as they were.
   bool Untouched() {
-    const std::lock_guard guard(mutex_);
-    for (const auto& [first, bytes] : copies_) {
-      if (std::memcmp(inner_->Direct(SlotId(first)), bytes.data(), bytes.size()) != 0) return false;
+    for (size_t i = 0; i < kSlabs; ++i) {
+      const std::byte* const bytes = inner_->Direct(SlotId(i * kSlabPages));
+      if (slabs_[i].shared && std::memcmp(bytes, slabs_[i].copy.data(), kSlabSize) != 0) {
+        return false;
+      }
     }
     return true;
   }
   void ShareNone() {
     const std::lock_guard guard(mutex_);
-    for (const uint64_t first : shared_) {
-      if (!placed_.contains(first)) inner_->ReleaseSlab(SlotId(first));
+    for (size_t i = 0; i < kSlabs; ++i) {
+      if (slabs_[i].shared && !slabs_[i].placed) inner_->ReleaseSlab(SlotId(i * kSlabPages));
+      slabs_[i].shared = false;
     }
-    shared_.clear();
-    copies_.clear();
   }
-  size_t placed() {
-    const std::lock_guard guard(mutex_);
-    return placed_.size();
+  size_t placed() const {
+    return static_cast<size_t>(std::count_if(slabs_.begin(), slabs_.end(),
+                                             [](const Slab& slab) { return slab.placed.load(); }));
   }
   std::atomic<uint64_t> trespasses{0};
 
  private:
+  static constexpr size_t kSlabs = 16;
+  struct Slab {
+    std::atomic<bool> placed{false};
+    std::atomic<bool> shared{false};
+    std::vector<std::byte> copy;
+  };
+  Slab& At(SlotId slot) { return slabs_[slot.raw() / kSlabPages]; }
+
   const bool addressable_;
   const std::unique_ptr<EmbeddedBackend> inner_;
-  std::mutex mutex_;
-  std::set<uint64_t> placed_;
-  std::set<uint64_t> shared_;
-  std::vector<std::pair<uint64_t, std::vector<std::byte>>> copies_;
+  std::array<Slab, kSlabs> slabs_;
+  std::mutex mutex_;  // Whose it is to give a slab back.
 };
 
 constexpr uint64_t kPages = 20'000;  // In two slabs.
