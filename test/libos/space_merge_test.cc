@@ -194,6 +194,7 @@ TEST_CASE("what finds no room beside what is shared stays here, with its bytes",
 TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
   const bool addressable = GENERATE(true, false);
   const MergeRig rig(addressable);
+  for (uint64_t page = 0; page < kPages; ++page) rig.Word(page) = 0;
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> wrong{0};
   constexpr uint64_t kThreads = 3;
