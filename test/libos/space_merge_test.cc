@@ -220,7 +220,7 @@ TEST_CASE("forks that end and merges amid other threads' stores", "[space]") {
   std::thread merger([&] {
     while (!stop) static_cast<void>(SpaceTestPeer::Merge(*rig.space));
   });
-  for (uint32_t fork = 0; fork < Rounds(10); ++fork) {
+  for (uint32_t fork = 0; fork < Rounds(3); ++fork) {
     rig.Fork();
     const uint64_t evicted = rig.space->GetStats()[Metric::kEvictedPages];
     while (rig.space->GetStats()[Metric::kEvictedPages] < evicted + 2000) std::this_thread::yield();
