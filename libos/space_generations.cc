@@ -18,7 +18,6 @@
 #include <thread>
 #include <unordered_set>
 
-#include "libos/base/check.h"
 #include "libos/base/service_thread.h"
 #include "libos/space_impl.h"
 

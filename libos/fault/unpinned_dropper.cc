@@ -57,8 +57,6 @@ absl::StatusOr<std::unique_ptr<UnpinnedDropper>> UnpinnedDropper::Create(Uffd& u
   return std::unique_ptr<UnpinnedDropper>(new UnpinnedDropper(std::move(places)));
 }
 
-UnpinnedDropper::~UnpinnedDropper() = default;
-
 uint32_t UnpinnedDropper::TakePlace() noexcept {
   uint32_t taken = taken_.load(std::memory_order_relaxed);
   while (true) {

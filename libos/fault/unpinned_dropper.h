@@ -36,7 +36,6 @@ class UnpinnedDropper {
 
   // REQUIRES: the kernel moves pages.
   static absl::StatusOr<std::unique_ptr<UnpinnedDropper>> Create(Uffd& uffd);
-  ~UnpinnedDropper();
 
   // See FaultBackend::DropUnpinned. `uffd` is the one of Create(), or of Reopen().
   MapOutcome Drop(Uffd& uffd, std::span<const PageRun> runs, Unchanged unchanged) noexcept;

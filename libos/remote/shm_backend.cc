@@ -114,7 +114,7 @@ void ShmBackend::Keep() {
       if (last) return;
       all = desk_.AnswerWanted([this](uint64_t index)
                                    ABSL_NO_THREAD_SAFETY_ANALYSIS { return PlaceOne(index); });
-      AskForHolders();
+      AskForHolders(NowNs());
     }
     desk_.AwaitCall(calls, all ? kTickNs : kSoonNs);
   }
@@ -169,7 +169,9 @@ void ShmBackend::ForEachMapped(Visit&& visit) {
 }
 
 // Others end, or give a slab back, without a word to us.
-void ShmBackend::AskForHolders() {
+void ShmBackend::AskForHolders(uint64_t now_ns) {
+  if (now_ns < next_holders_ns_) return;
+  next_holders_ns_ = now_ns + kTickNs;
   ForEachMapped([this](uint64_t index, std::byte*) {
     const Held& held = held_[index];
     if (sharing_[index].load() != Sharing::kCounted || held.slab == kUncounted) return;

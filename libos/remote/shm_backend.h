@@ -87,7 +87,7 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
   void Uncount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
   SlabDesk::Stage PlaceOne(uint64_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
   void ReleaseUnused() ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
-  void AskForHolders() ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
+  void AskForHolders(uint64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
   bool MakeChildClient() ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
   uint64_t CountHeld() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(keeper_mutex_);
   template <typename Visit>
@@ -111,6 +111,7 @@ class ShmBackend final : public RemoteBackend, private ServerLane::Sink {
   uint64_t next_try_ns_ ABSL_GUARDED_BY(keeper_mutex_) = 0;
   uint64_t back_off_ns_ ABSL_GUARDED_BY(keeper_mutex_) = 0;
   uint64_t pinged_ns_ ABSL_GUARDED_BY(keeper_mutex_) = 0;
+  uint64_t next_holders_ns_ ABSL_GUARDED_BY(keeper_mutex_) = 0;
   std::atomic<bool> stopping_{false};
   std::thread keeper_;
 };

@@ -11,6 +11,7 @@
 #include <aio.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -88,7 +89,9 @@ FarMap* MapOf(int fd, std::span<const iovec> buffers) {
   if (map == nullptr || !IsDirect(fd)) return nullptr;
   const NearScope near;
   bool far = false;
+  if (buffers.size() > IOV_MAX) return nullptr;  // The kernel says what is wrong.
   for (const iovec& buffer : buffers) {
+    if (buffer.iov_len > SSIZE_MAX) return nullptr;
     auto* const at = static_cast<std::byte*>(buffer.iov_base);
     if (buffer.iov_len == 0 || !map->MayHold(at, buffer.iov_len)) continue;
     const size_t within = reinterpret_cast<uintptr_t>(at) % kPageSize;

@@ -196,7 +196,11 @@ bool FarMap::Wake() {
   absl::Status status = space.status();
   if (status.ok()) {
     owned_ = *std::move(space);
-    if (unseen_pins_ && !settings_.allow_unseen_pins) status = owned_->AllowUnseenPins();
+    if (unseen_pins_) status = owned_->AllowUnseenPins();
+    if (!status.ok() && settings_.allow_unseen_pins) {
+      LogWarning(std::string(status.message()) + "; what devices store may be lost");
+      status = absl::OkStatus();
+    }
     space_.store(owned_.get(), std::memory_order_release);
     for (auto piece = pieces_.begin(); piece != pieces_.end() && status.ok(); ++piece) {
       const AddressRange range = Between(piece->first, piece->second.end);

@@ -191,21 +191,24 @@ class MappingCalls(unittest.TestCase):
 class UnseenIo(unittest.TestCase):
     """Memory that the kernel has pinned. The folder is on a disk: direct I/O goes past tmpfs's."""
 
-    def run_in_folder(self, *options):
+    def run_in_folder(self, *options, early=False):
         with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
             return subprocess.run([SPIRITOS, "run", "--local", "16M", "--stats", "exit", *options, "--",
-                                   UNSEEN_IO, folder], capture_output=True, text=True)
+                                   UNSEEN_IO, folder, *(["early"] if early else [])],
+                                  capture_output=True, text=True)
 
     def test_keeps_every_byte(self):
         with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
             expected = plain(UNSEEN_IO, folder, text=True)
-        done = self.run_in_folder()
-        if "UFFDIO_MOVE, Linux" in done.stderr:
-            self.skipTest("the kernel has no UFFDIO_MOVE")
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(done.stdout, expected)
-        kept = int(re.search(r"^pinned_by_kernel (\d+)$", done.stderr, re.M)[1])
-        self.assertGreater(kept, 100)
+        for early, options in ((False, []), (True, []), (True, ["--allow-unseen-pins"])):
+            with self.subTest(early=early, options=options):
+                done = self.run_in_folder(*options, early=early)
+                if "UFFDIO_MOVE, Linux" in done.stderr:
+                    self.skipTest("the kernel has no UFFDIO_MOVE")
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                self.assertEqual(done.stdout, expected)
+                kept = int(re.search(r"^pinned_by_kernel (\d+)$", done.stderr, re.M)[1])
+                self.assertGreater(kept, 100)
 
     def test_is_refused_where_the_kernel_cannot_keep_what_is_pinned(self):
         done = self.run_in_folder("--set", "oldest-calls=1")

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // I/O to and from memory past its page tables, in a program that knows of no far memory.
 //
-// usage: unseen_io FOLDER   (of a file system with O_DIRECT)
+// usage: unseen_io FOLDER [early]   (of a file system with O_DIRECT)
 //
+// `early`: it asks for io_uring while its memory is still small, too.
 // A second thread goes through more memory than is local meanwhile, so that what the kernel
 // has pinned is a victim like any other. Prints what was checked; ends with 1 at the first
 // wrong byte.
@@ -126,13 +127,18 @@ void DirectReads(int fd, uint64_t* buffer, std::mt19937_64& random) {
   std::printf("O_DIRECT: 120 reads\n");
 }
 
-void RegisteredBuffers(uint64_t* buffer, const Crowd& crowd, std::mt19937_64& random) {
-  constexpr size_t kRegistered = 16;
+io_uring OpenRing() {
   io_uring ring;
   if (const int error = io_uring_queue_init(8, &ring, 0); error != 0) {
     errno = -error;
     Fail("io_uring_queue_init");
   }
+  return ring;
+}
+
+void RegisteredBuffers(uint64_t* buffer, const Crowd& crowd, std::mt19937_64& random) {
+  constexpr size_t kRegistered = 16;
+  io_uring ring = OpenRing();
   std::array<int, 2> ends;
   if (pipe(ends.data()) != 0) Fail("pipe");
   for (unsigned round = 0; round < 10; ++round) {
@@ -215,8 +221,13 @@ void Spliced(uint64_t* buffer, const Crowd& crowd, std::mt19937_64& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return 2;
+  const bool early = argc == 3 && std::strcmp(argv[2], "early") == 0;
+  if (argc != 2 && !early) return 2;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (early) {
+    io_uring ring = OpenRing();
+    io_uring_queue_exit(&ring);
+  }
   const std::string path = std::string(argv[1]) + "/direct";
   std::mt19937_64 random(7);
   uint64_t* const buffer = MapPages(kBufferPages);

@@ -31,10 +31,12 @@ constexpr uint64_t kPages = 4096;
 constexpr uint64_t kPinned = 64;  // RLIMIT_MEMLOCK counts these.
 
 bool KernelMoves() {
-  const KernelCalls calls = ProbeKernel();
-  return calls.uffd_move;
+  const bool moves = ProbeKernel().uffd_move;
+  if (!moves) WARN("UFFDIO_MOVE is not in this kernel: not run");
+  return moves;
 }
 
+// Each page's first word holds its number + 1.
 class PinRig {
  public:
   explicit PinRig(FaultMode mode) {
@@ -50,6 +52,8 @@ class PinRig {
     REQUIRE(pipe(ends.data()) == 0);
     out = UniqueFd(ends[0]);
     in = UniqueFd(ends[1]);
+    REQUIRE(space->AllowUnseenPins().ok());
+    for (uint64_t page = 0; page < kPages; ++page) Word(page) = page + 1;
   }
   ~PinRig() { io_uring_queue_exit(&ring); }
   PinRig(const PinRig&) = delete;
@@ -60,9 +64,6 @@ class PinRig {
   }
   PageWord At(uint64_t page) const {
     return SpaceTestPeer::WordOf(*space, region.begin + page * kPageSize);
-  }
-  void StoreAll() const {
-    for (uint64_t page = 0; page < kPages; ++page) Word(page) = page + 1;
   }
   // Pinned by the kernel: pages [first, first + kPinned).
   void Register(uint64_t first) {
@@ -90,14 +91,9 @@ class PinRig {
 };
 
 TEST_CASE("pages that the kernel has pinned stay, and keep what a device stores", "[space][pins]") {
-  if (!KernelMoves()) {
-    WARN("UFFDIO_MOVE is not in this kernel: not run");
-    return;
-  }
+  if (!KernelMoves()) return;
   const auto mode = GENERATE(FaultMode::kSigbus, FaultMode::kThread);
   PinRig rig(mode);
-  REQUIRE(rig.space->AllowUnseenPins().ok());
-  rig.StoreAll();
   constexpr uint64_t kFirst = 1000;
   // SIGBUS mode: the kernel cannot fault them in.
   REQUIRE(rig.space->Pin({rig.region.begin + kFirst * kPageSize, Bytes(kPinned * kPageSize)}).ok());
@@ -137,14 +133,9 @@ PinRig* stored_late = nullptr;  // What the hook below works on.
 constexpr uint64_t kLate = 700;
 
 TEST_CASE("what a device stores between a page's write and its drop is kept", "[space][pins]") {
-  if (!KernelMoves()) {
-    WARN("UFFDIO_MOVE is not in this kernel: not run");
-    return;
-  }
+  if (!KernelMoves()) return;
   const auto mode = GENERATE(FaultMode::kSigbus, FaultMode::kThread);
   PinRig rig(mode);
-  REQUIRE(rig.space->AllowUnseenPins().ok());
-  rig.StoreAll();
   const AddressRange late{rig.region.begin + kLate * kPageSize, Bytes(kPinned * kPageSize)};
   REQUIRE(rig.space->Evict(rig.region).ok());
   REQUIRE(rig.space->Pin(late).ok());
@@ -184,13 +175,8 @@ TEST_CASE("where pages cannot be moved, unseen pins are refused", "[space][pins]
 }
 
 TEST_CASE("a device reads into memory while evictors work on it", "[space][pins]") {
-  if (!KernelMoves()) {
-    WARN("UFFDIO_MOVE is not in this kernel: not run");
-    return;
-  }
+  if (!KernelMoves()) return;
   PinRig rig(FaultMode::kThread);
-  REQUIRE(rig.space->AllowUnseenPins().ok());
-  rig.StoreAll();
   // Somebody else needs every frame that there is.
   std::atomic<bool> stop{false};
   std::thread reader([&] {
