@@ -158,6 +158,10 @@ constexpr Row kRows[] = {
      [](std::string_view value, Options* options) {
        return SetChoice(value, kSwitch, &options->fault.oldest_calls);
      }},
+    {"SPIRITOS_LIVE_STATS",
+     [](std::string_view value, Options* options) {
+       return SetChoice(value, kSwitch, &options->live_stats);
+     }},
     {"SPIRITOS_MAX_EVICTORS",
      [](std::string_view value, Options* options) {
        return SetNumber(value, 0, 4, &options->evict.max_evictors);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "libos/base/check.h"
+#include "libos/base/log.h"
 #include "libos/base/mapping.h"
 #include "libos/base/pagemap.h"
 #include "libos/base/status.h"
@@ -66,10 +67,17 @@ absl::Status Space::Impl::Start() {
   description_ = fmt::format("{}faults: {}\npool: {}\npage hash: {} lanes\nbudget: {} pages\n",
                              calls.ToText(), sigbus ? "sigbus" : "thread", remote_->description(),
                              hasher_.lanes(), frames_.budget().raw());
+  if (options_.live_stats) {
+    absl::StatusOr<std::unique_ptr<LiveStats>> live =
+        LiveStats::Start([this] { return GetStats(); });
+    if (!live.ok()) LogWarning(live.status().ToString());
+    if (live.ok()) live_stats_ = *std::move(live);
+  }
   return absl::OkStatus();
 }
 
 Space::Impl::~Impl() {
+  live_stats_.reset();
   StopMerging();
   if (evictors_ != nullptr) evictors_->Stop();
   while (!owned_.empty()) {

@@ -95,6 +95,9 @@ void Space::Impl::AfterForkInChild() {
     forking_.store(false, std::memory_order_release);
     std::construct_at(&merger_);  // A thread that is not there: nobody to join.
     if (forked_ == ForkedSlots::kShared) StartMerging();
+    if (live_stats_ != nullptr) {
+      if (status = live_stats_->Restart(); !status.ok()) LogWarning(status.ToString());
+    }
   }
   mutex_.unlock();
 }

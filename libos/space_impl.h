@@ -23,6 +23,7 @@
 #include "libos/fault/probe.h"
 #include "libos/fault/uffd_sigbus.h"
 #include "libos/fault/uffd_thread.h"
+#include "libos/live_stats.h"
 #include "libos/mem/free_frame_cache.h"
 #include "libos/mem/free_frame_pool.h"
 #include "libos/mem/page_hash.h"
@@ -166,6 +167,7 @@ class Space::Impl {
   ForkedSlots forked_ = ForkedSlots::kNone;  // Of the fork that is on.
   std::atomic<int64_t> far_pages_{0};
   std::atomic<int64_t> pinned_{0};
+  std::unique_ptr<LiveStats> live_stats_;
 };
 
 template <typename Visit>

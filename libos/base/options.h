@@ -118,6 +118,8 @@ struct Options {
   EvictOptions evict;
   PrefetchOptions prefetch;
   RemoteOptions remote;
+  // Its figures are where `spiritos top` finds them.
+  bool live_stats = true;  // SPIRITOS_LIVE_STATS
 };
 
 // What a Space may not go below: room for the frames that faults, a window of

@@ -7,6 +7,7 @@
 #include "runtime/cli/memd.h"
 #include "runtime/cli/run.h"
 #include "runtime/cli/stat.h"
+#include "runtime/cli/top.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Far memory for ordinary programs.");
@@ -17,6 +18,7 @@ int main(int argc, char** argv) {
   spiritos::cli::AddMemd(app, &status);
   spiritos::cli::AddRun(app, &status);
   spiritos::cli::AddStat(app, &status);
+  spiritos::cli::AddTop(app, &status);
   spiritos::cli::AddDoctor(app, &status);
   spiritos::cli::MarkCommand(argc, argv);
   CLI11_PARSE(app, argc, argv);

@@ -21,6 +21,7 @@
 
 #include "libos/base/fd.h"
 #include "libos/fault/probe.h"
+#include "runtime/cli/config_file.h"
 #include "runtime/settings.h"
 
 namespace spiritos::cli {
@@ -32,6 +33,7 @@ constexpr int kNotFound = 127;
 constexpr const char* kServerSocket = "/run/spiritos/memd.sock";
 
 struct RunOptions {
+  std::string config;
   std::string local;
   std::string pool;
   std::string stats = "none";
@@ -173,6 +175,8 @@ void AddRun(CLI::App& app, int* status) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* const run = app.add_subcommand(
       "run", "Run a program whose heap and large mappings are far beyond a local budget.");
+  run->add_option("--config", options->config,
+                  "a TOML file with any of the options below: local = \"4G\"");
   run->add_option("--local", options->local,
                   "what it may hold in local memory, as 256M, 4G, or 25% of what it may have");
   run->add_option("--pool", options->pool,
@@ -193,7 +197,15 @@ void AddRun(CLI::App& app, int* status) {
   run->add_flag("--quiet", options->quiet, "do not say how it will run");
   run->footer("What follows the program's name is the program's; `--` before it is allowed.");
   run->prefix_command();
-  run->callback([run, options, status] { *status = Run(*options, CommandOf(run->remaining())); });
+  run->callback([run, options, status] {
+    if (!options->config.empty()) {
+      if (const absl::Status read = ApplyConfigFile(options->config, *run); !read.ok()) {
+        *status = Fail(kCannotBegin, std::string(read.message()));
+        return;
+      }
+    }
+    *status = Run(*options, CommandOf(run->remaining()));
+  });
 }
 
 void MarkCommand(int argc, char** argv) {

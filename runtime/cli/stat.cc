@@ -9,8 +9,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "libos/base/clock.h"
@@ -18,6 +21,7 @@
 #include "libos/base/status.h"
 #include "runtime/cli/host_port.h"
 #include "runtime/cli/metrics_reader.h"
+#include "runtime/cli/processes.h"
 
 namespace spiritos::cli {
 namespace {
@@ -28,9 +32,24 @@ constexpr std::string_view kPrefix = "spiritos_memd_";
 constexpr std::string_view kTotal = "_total";
 
 struct StatFlags {
+  pid_t pid = 0;  // 0: a server is meant.
   HostPort metrics;
   double watch_s = 0;
 };
+
+absl::Status PrintProcess(pid_t pid) {
+  SPIRITOS_ASSIGN_OR_RETURN(const auto pages, ReadPages(pid));
+  for (size_t i = 0; i < pages.size(); ++i) {
+    if (pages.size() > 1) fmt::print("{}space {} of {}\n", i == 0 ? "" : "\n", i + 1, pages.size());
+    for (const char* part : {"recent", "stats"}) {
+      for (const auto& [name, value] : pages[i][part].items()) {
+        if (value.is_number()) fmt::print("{} {}\n", name, value.dump());
+      }
+    }
+  }
+  std::fflush(stdout);
+  return absl::OkStatus();
+}
 
 // What a server told at one moment.
 struct Snapshot {
@@ -100,9 +119,9 @@ void Print(const Snapshot* before, Snapshot& now) {
   std::fflush(stdout);
 }
 
-absl::Status Show(const StatFlags& flags) {
-  SPIRITOS_ASSIGN_OR_RETURN(Snapshot now, Take(flags.metrics));
-  Print(nullptr, now);
+// Shows it by `show`, once or each --watch seconds.
+absl::Status Repeat(const StatFlags& flags, const std::function<absl::Status()>& show) {
+  SPIRITOS_RETURN_IF_ERROR(show());
   if (flags.watch_s == 0) return absl::OkStatus();
   const UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
   const auto period_ns = static_cast<uint64_t>(flags.watch_s * kSecondNs);
@@ -115,18 +134,28 @@ absl::Status Show(const StatFlags& flags) {
   while (true) {
     uint64_t ticks;
     if (read(timer.get(), &ticks, sizeof(ticks)) != static_cast<ssize_t>(sizeof(ticks))) continue;
-    Snapshot before = std::move(now);
-    SPIRITOS_ASSIGN_OR_RETURN(now, Take(flags.metrics));
     fmt::print("{}", isatty(STDOUT_FILENO) != 0 ? "\x1b[H\x1b[J" : "\n");
-    Print(&before, now);
+    SPIRITOS_RETURN_IF_ERROR(show());
   }
+}
+
+absl::Status Show(const StatFlags& flags) {
+  if (flags.pid != 0) return Repeat(flags, [&flags] { return PrintProcess(flags.pid); });
+  std::optional<Snapshot> before;
+  return Repeat(flags, [&]() -> absl::Status {
+    SPIRITOS_ASSIGN_OR_RETURN(Snapshot now, Take(flags.metrics));
+    Print(before.has_value() ? &*before : nullptr, now);
+    before = std::move(now);
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace
 
 void AddStat(CLI::App& app, int* status) {
   auto flags = std::make_shared<StatFlags>();
-  CLI::App* const stat = app.add_subcommand("stat", "Show what a memory server does.");
+  CLI::App* const stat =
+      app.add_subcommand("stat", "Show what a process with far memory, or a memory server, does.");
   const auto set_place = [flags](const std::string& text) {
     absl::StatusOr<HostPort> place = HostPort::Parse(text);
     if (!place.ok()) {
@@ -134,14 +163,18 @@ void AddStat(CLI::App& app, int* status) {
     }
     flags->metrics = *std::move(place);
   };
-  stat->add_option_function<std::string>("--metrics", set_place,
-                                         "where `spiritos memd --metrics` listens")
-      ->type_name("[HOST:]PORT")
-      ->required();
+  CLI::Option* const pid = stat->add_option("PID", flags->pid, "the process (`spiritos top`)")
+                               ->check(CLI::PositiveNumber);
+  CLI::Option* const metrics =
+      stat->add_option_function<std::string>("--metrics", set_place,
+                                             "the server: where `spiritos memd --metrics` listens")
+          ->type_name("[HOST:]PORT")
+          ->excludes(pid);
   stat->add_option("--watch", flags->watch_s, "show it again each so many seconds, with rates")
       ->type_name("SECONDS")
       ->check(CLI::Range(0.1, 86400.0));
-  stat->callback([flags, status] {
+  stat->callback([flags, status, pid, metrics] {
+    if (pid->count() + metrics->count() == 0) throw CLI::RequiredError("PID or --metrics");
     const absl::Status shown = Show(*flags);
     if (shown.ok()) return;
     fmt::print(stderr, "spiritos stat: {}\n", std::string(shown.message()));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `spiritos stat`: what a memory server does, as a table.
+// `spiritos stat`: what a process with far memory, or a memory server, does.
 #pragma once
 
 namespace CLI {

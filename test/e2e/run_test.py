@@ -223,6 +223,33 @@ class UnseenIo(unittest.TestCase):
         self.assertNotIn("not implemented", done.stdout)
 
 
+class ConfigFile(unittest.TestCase):
+    def run_with(self, text, *options):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(text)
+            file.flush()
+            return subprocess.run([SPIRITOS, "run", "--config", file.name, *options, "--", "/usr/bin/env"],
+                                  capture_output=True, text=True)
+
+    def test_sets_what_the_command_line_does_not(self):
+        text = 'local = "96M"\nquiet = true\nset = ["fault-around=4", "prefetch=none"]\n'
+        done = self.run_with(text)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "")
+        for pair in ("local=96M", "fault-around=4", "prefetch=none"):
+            self.assertRegex(done.stdout, f"SPIRITOS_CONF=.*{pair}")
+        self.assertRegex(self.run_with(text, "--local", "80M").stdout, "SPIRITOS_CONF=.*local=80M")
+
+    def test_what_is_wrong_in_it_is_named(self):
+        for text, said in (("lokal = 1", ":1: unknown key lokal; known are local, pool"),
+                           ("\nlocal = ", ":2: "), ('local = "lots"', "lots"), ("stats = 7", "7 not in {exit,none}"),
+                           ('quiet = "so"', "quiet must be")):
+            with self.subTest(text=text):
+                done = self.run_with(text)
+                self.assertEqual(done.returncode, CANNOT_BEGIN)
+                self.assertIn(said, done.stderr)
+
+
 class BadInput(unittest.TestCase):
     def test_no_command(self):
         status, said = refused("--local", "64M", "--")

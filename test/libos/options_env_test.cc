@@ -173,6 +173,13 @@ TEST_CASE("a choice takes its names, and a refusal lists them", "[options]") {
   CHECK(Holds(Refusal("SPIRITOS_PREFETCH=trend "), "none, sequential, trend"));
 }
 
+TEST_CASE("switches are 0 or 1", "[options]") {
+  CHECK(With("SPIRITOS_LIVE_STATS=1").live_stats);
+  CHECK_FALSE(With("SPIRITOS_LIVE_STATS=0").live_stats);
+  CHECK(With("SPIRITOS_OLDEST_CALLS=1").fault.oldest_calls);
+  CHECK(Refusal("SPIRITOS_LIVE_STATS=yes") == "SPIRITOS_LIVE_STATS: \"yes\" is none of 0, 1");
+}
+
 TEST_CASE("sizes, times and the pool's name reach their fields", "[options]") {
   CHECK(With("SPIRITOS_BUDGET=1.5G").budget == Bytes(uint64_t{3} << 29));
   CHECK(With("SPIRITOS_POOL=file:///tmp/a=b").remote.pool == "file:///tmp/a=b");
