@@ -6,9 +6,18 @@ import pathlib
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 
 READY_S = 60
+
+
+def skip_without_threads(spiritos):
+    """Ends with 77 where handler threads are not permitted."""
+    probe = subprocess.run([spiritos, "run", "--quiet", "--", "true"], capture_output=True, text=True)
+    if probe.returncode == 125 and "userfaultfd" in probe.stderr:
+        print(f"skipped: {probe.stderr}")
+        sys.exit(77)
 
 
 @contextlib.contextmanager

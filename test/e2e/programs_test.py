@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+from memory_server import skip_without_threads
+
 LEAST_BUDGET = 4 << 20
 # Little memory, or children that end without a word of what they evicted.
 MAY_SEEM_LOCAL = ("openssl", "stress-ng")
@@ -36,18 +38,19 @@ class Skip(Exception):
     pass
 
 
-class Run:
-    """How to start a program: as it is, or under the runtime."""
+def far_prefix(spiritos, budget, pool="embedded:"):
+    return [spiritos, "run", "--quiet", "--local", str(budget), "--pool", pool, "--stats", "exit", "--"]
 
-    def __init__(self, spiritos, folder, budget=None):
+
+class Run:
+    """How to start a job's programs, as they are or behind a command's prefix; what they used."""
+
+    def __init__(self, folder, prefix=()):
         self.folder = folder
-        self.budget = budget
+        self.prefix = prefix
         self.evicted = 0
         self.peak = 0
-        self.prefix = []
-        if budget is not None:
-            self.prefix = [spiritos, "run", "--quiet", "--local", str(budget), "--pool", "embedded:", "--stats",
-                           "exit", "--"]
+        self.cpu_s = 0
 
     def start(self, command, **options):
         log = tempfile.TemporaryFile(dir=self.folder)
@@ -59,6 +62,7 @@ class Run:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.peak = max(self.peak, usage.ru_maxrss << 10)
+        self.cpu_s += usage.ru_utime + usage.ru_stime
         process.log.seek(0)
         said = process.log.read().decode(errors="replace")
         process.log.close()
@@ -309,7 +313,7 @@ PROGRAMS = {
 
 
 def run_once(spiritos, folder, job, budget):
-    run = Run(spiritos, folder, budget)
+    run = Run(folder, far_prefix(spiritos, budget) if budget else ())
     begin = time.monotonic()
     result = job(run)
     return {"seconds": round(time.monotonic() - begin, 2), "result": result, "peak": run.peak, "evicted": run.evicted,
@@ -346,10 +350,7 @@ def main():
     unknown = set(options.names) - set(PROGRAMS)
     if unknown:
         parser.error(f"unknown programs {', '.join(sorted(unknown))}; known are {', '.join(PROGRAMS)}")
-    probe = subprocess.run([options.spiritos, "run", "--", "true"], capture_output=True, text=True)
-    if probe.returncode == 125 and "userfaultfd" in probe.stderr:
-        print(f"skipped: {probe.stderr}")
-        return 77
+    skip_without_threads(options.spiritos)
     all_rows = {}
     failed = []
     names = options.names or list(PROGRAMS)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-from memory_server import local_pool
+from memory_server import local_pool, skip_without_threads
 
 SPIRITOS = ""
 REDIS = "/usr/bin/redis-check-rdb"  # The same program: it is a server under the server's name.
@@ -185,8 +185,5 @@ if __name__ == "__main__":
         sys.exit(77)
     if len(sys.argv) > 2:
         KEYS = int(sys.argv[2])
-    probe = subprocess.run([SPIRITOS, "run", "--", "true"], capture_output=True, text=True)
-    if probe.returncode == 125 and "userfaultfd" in probe.stderr:
-        print(f"skipped: {probe.stderr}")
-        sys.exit(77)
+    skip_without_threads(SPIRITOS)
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

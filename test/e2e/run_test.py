@@ -19,7 +19,7 @@ import sys
 import tempfile
 import unittest
 
-from memory_server import local_pool
+from memory_server import local_pool, skip_without_threads
 
 SPIRITOS = ""
 MAPPING_FUZZ = ""
@@ -305,8 +305,5 @@ class BadInput(unittest.TestCase):
 
 if __name__ == "__main__":
     SPIRITOS, MAPPING_FUZZ, UNSEEN_IO = sys.argv[1:4]
-    begun, why = refused("--", "true")
-    if begun == CANNOT_BEGIN and "userfaultfd" in why:
-        print(f"skipped: {why}")
-        sys.exit(77)
+    skip_without_threads(SPIRITOS)
     unittest.main(argv=[sys.argv[0], *sys.argv[4:]], verbosity=2)

@@ -20,6 +20,8 @@ import termios
 import time
 import unittest
 
+from memory_server import skip_without_threads
+
 SPIRITOS = ""
 PATIENCE_S = 120
 
@@ -210,4 +212,5 @@ class Stat(unittest.TestCase):
 
 if __name__ == "__main__":
     SPIRITOS = os.path.abspath(sys.argv.pop(1))
+    skip_without_threads(SPIRITOS)
     unittest.main(verbosity=2)
