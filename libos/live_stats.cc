@@ -20,6 +20,21 @@ constexpr uint64_t kPeriodNs = 1'000'000'000;
 
 }  // namespace
 
+Rates Rates::Between(const Stats& before, const Stats& now, double seconds) {
+  if (seconds <= 0) return {};
+  const auto rate = [&](Metric metric, double unit) {
+    return static_cast<double>(now[metric] - before[metric]) * unit / seconds;
+  };
+  const Histogram faults = now.fault_ns.Since(before.fault_ns);
+  return {.seconds = seconds,
+          .faults_per_s = rate(Metric::kFaults, 1),
+          .fetched_bytes_per_s = rate(Metric::kFetchedPages, kPageSize),
+          .written_bytes_per_s = rate(Metric::kWrittenPages, kPageSize),
+          .fault_ns_p50 = faults.Quantile(0.5),
+          .fault_ns_p99 = faults.Quantile(0.99),
+          .stalled = rate(Metric::kFrameStallNs, 1e-9)};
+}
+
 LiveStats::LiveStats(std::function<Stats()> get, StatsPage page)
     : get_(std::move(get)), page_(std::move(page)), started_ns_(NowNs()) {}
 
@@ -50,8 +65,9 @@ void LiveStats::Run() {
   uint64_t before_ns = NowNs();
   uint64_t now_ns = before_ns;
   while (true) {
-    if (absl::Status status = page_.Publish(Describe(*now, *before, now_ns, before_ns));
-        !status.ok()) {
+    const double seconds = static_cast<double>(now_ns - before_ns) / 1e9;
+    const Rates recent = Rates::Between(*before, *now, seconds);
+    if (absl::Status status = page_.Publish(Describe(*now, recent, now_ns)); !status.ok()) {
       LogWarning(status.ToString());
       return;
     }
@@ -65,22 +81,15 @@ void LiveStats::Run() {
   }
 }
 
-std::string LiveStats::Describe(const Stats& now, const Stats& before, uint64_t now_ns,
-                                uint64_t before_ns) const {
-  const double seconds = static_cast<double>(now_ns - before_ns) / 1e9;
-  const auto rate = [&](Metric metric, double unit) {
-    return seconds == 0 ? 0 : static_cast<double>(now[metric] - before[metric]) * unit / seconds;
-  };
-  const Histogram faults = now.fault_ns.Since(before.fault_ns);
+std::string LiveStats::Describe(const Stats& now, const Rates& recent, uint64_t now_ns) const {
   return fmt::format(
       "{{\"version\":1,\"pid\":{},\"at_ns\":{},\"uptime_s\":{:.3f},"
       "\"recent\":{{\"seconds\":{:.3f},\"faults_per_s\":{:.1f},\"fetched_bytes_per_s\":{:.0f},"
       "\"written_bytes_per_s\":{:.0f},\"fault_ns_p50\":{},\"fault_ns_p99\":{},\"stalled\":{:.4f}}},"
       "\"stats\":{}}}",
-      getpid(), now_ns, static_cast<double>(now_ns - started_ns_) / 1e9, seconds,
-      rate(Metric::kFaults, 1), rate(Metric::kFetchedPages, kPageSize),
-      rate(Metric::kWrittenPages, kPageSize), faults.Quantile(0.5), faults.Quantile(0.99),
-      rate(Metric::kFrameStallNs, 1e-9), now.ToJson());
+      getpid(), now_ns, static_cast<double>(now_ns - started_ns_) / 1e9, recent.seconds,
+      recent.faults_per_s, recent.fetched_bytes_per_s, recent.written_bytes_per_s,
+      recent.fault_ns_p50, recent.fault_ns_p99, recent.stalled, now.ToJson());
 }
 
 }  // namespace spiritos

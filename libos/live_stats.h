@@ -24,6 +24,19 @@
 
 namespace spiritos {
 
+// What happened between two snapshots.
+struct Rates {
+  double seconds = 0;
+  double faults_per_s = 0;
+  double fetched_bytes_per_s = 0;
+  double written_bytes_per_s = 0;
+  uint64_t fault_ns_p50 = 0;
+  uint64_t fault_ns_p99 = 0;
+  double stalled = 0;
+
+  static Rates Between(const Stats& before, const Stats& now, double seconds);
+};
+
 class LiveStats {
  public:
   static absl::StatusOr<std::unique_ptr<LiveStats>> Start(std::function<Stats()> get);
@@ -35,8 +48,7 @@ class LiveStats {
  private:
   LiveStats(std::function<Stats()> get, StatsPage page);
   void Run();
-  std::string Describe(const Stats& now, const Stats& before, uint64_t now_ns,
-                       uint64_t before_ns) const;
+  std::string Describe(const Stats& now, const Rates& recent, uint64_t now_ns) const;
 
   const std::function<Stats()> get_;
   StatsPage page_;

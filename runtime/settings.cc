@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
+#include <utility>
 #include <vector>
 
 #include "libos/base/status.h"
@@ -29,6 +31,30 @@ absl::StatusOr<bool> IsFirst(std::string_view key, std::string_view value, std::
   return InvalidArgument("{}={} is neither {} nor {} (SPIRITOS_CONF)", key, value, first, second);
 }
 
+absl::Status SetReport(std::string_view value, Settings* settings) {
+  constexpr uint64_t kMostSeconds = 86'400;
+  using Report = Settings::Report;
+  settings->report_interval_ns = 0;
+  for (const auto& [name, report] :
+       {std::pair("none", Report::kNone), {"exit", Report::kExit}, {"signal", Report::kSignal}}) {
+    if (value != name) continue;
+    settings->report = report;
+    return absl::OkStatus();
+  }
+  uint64_t seconds = 0;
+  const char* const last = value.data() + value.size();
+  const auto [end, error] = std::from_chars(value.data(), last, seconds);
+  if (error != std::errc() || end != last || seconds == 0 || seconds > kMostSeconds) {
+    return InvalidArgument(
+        "stats={} is neither none, exit, signal nor a number of seconds from 1 to {} "
+        "(SPIRITOS_CONF)",
+        value, kMostSeconds);
+  }
+  settings->report = Report::kInterval;
+  settings->report_interval_ns = seconds * 1'000'000'000;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Settings> ParseSettings(std::string_view text) {
@@ -46,7 +72,7 @@ absl::StatusOr<Settings> ParseSettings(std::string_view text) {
     const std::string_view key = pair.substr(0, equals);
     std::string value(pair.substr(equals + 1));
     if (key == "stats") {
-      SPIRITOS_ASSIGN_OR_RETURN(settings.stats_at_exit, IsFirst(key, value, "exit", "none"));
+      SPIRITOS_RETURN_IF_ERROR(SetReport(value, &settings));
       continue;
     }
     if (key == "children") {

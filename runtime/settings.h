@@ -7,12 +7,14 @@
 // `mode` the fault mode; any other key but those below is the
 // SPIRITOS_* option of its name in lower case. Addresses in `pool` are separated by `+`.
 //
-//   stats      exit: statistics on standard error when the program ends; none: the default
+//   stats      statistics on standard error. exit: all of them when the program ends; signal:
+//              at each SIGUSR2, too; 10: a line each ten seconds, too; none: the default
 //   unseen-pins  refuse: io_uring, AIO and verbs where the kernel cannot say which memory they
 //              have pinned, the default; allow: what devices store there may be lost
 //   children   inherit: programs that it starts run likewise, the default; none: as ever
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -23,7 +25,9 @@ namespace spiritos {
 
 struct Settings {
   Options space;
-  bool stats_at_exit = false;
+  enum class Report { kNone, kExit, kSignal, kInterval };
+  Report report = Report::kNone;
+  uint64_t report_interval_ns = 0;
   bool children = true;
   bool allow_unseen_pins = false;
 };

@@ -182,8 +182,10 @@ void AddRun(CLI::App& app, int* status) {
   run->add_option("--pool", options->pool,
                   "where the rest goes: shm:///PATH, tcp://HOST:PORT, file:///PATH, embedded:; a "
                   "memory server of this machine if there is one, else embedded:");
-  run->add_option("--stats", options->stats, "exit: print statistics when it ends")
-      ->check(CLI::IsMember({"exit", "none"}))
+  run->add_option("--stats", options->stats,
+                  "print statistics: when it ends (exit), at each SIGUSR2 too (signal), or a line "
+                  "each so many SECONDS too; or none")
+      ->type_name("exit|signal|SECONDS|none")
       ->capture_default_str();
   run->add_option("--children", options->children, "whether programs that it starts run likewise")
       ->check(CLI::IsMember({"inherit", "none"}))

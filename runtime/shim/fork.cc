@@ -31,7 +31,11 @@ void AfterForkSource(void (FarMap::*after)()) {
 }
 
 void InParent() { AfterForkSource(&FarMap::AfterForkInParent); }
-void InChild() { AfterForkSource(&FarMap::AfterForkInChild); }
+void InChild() {
+  AfterForkSource(&FarMap::AfterForkInChild);
+  const NearScope near;
+  RestartReports();
+}
 
 // A handler of a signal must not touch far memory while nobody serves it. Of the thread that
 // forks: one at a time, as it holds the caches' locks.

@@ -38,10 +38,6 @@ constexpr int kCannotBegin = 125;
 constexpr Bytes kMostReserve(uint64_t{1} << 40);
 constexpr Bytes kLeastReserve(uint64_t{1} << 30);
 
-// Where statistics go at the end: standard error of the beginning, as programs close theirs
-// before they end. Null: nowhere. Never destroyed, as it is needed later than that.
-UniqueFd* stats_file = nullptr;
-
 // Above what programs ask for by number, and below the usual limit of 1024.
 constexpr int kFdFloor = 700;
 
@@ -94,13 +90,13 @@ absl::Status Begin(const Settings& settings) {
   }
   if (!heap.ok()) return heap.status();
   SetFdFloor(kFdFloor);
-  if (settings.stats_at_exit) stats_file = new UniqueFd(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0));
   if (!settings.children) {
     unsetenv("SPIRITOS_CONF");
     unsetenv("LD_PRELOAD");
   }
   far_map.store(map, std::memory_order_release);
   far_heap.store(heap->release(), std::memory_order_release);
+  StartReports(settings);
   return absl::OkStatus();
 }
 
@@ -144,13 +140,7 @@ namespace {
 
 [[gnu::destructor]] void Destruct() {
   const NearScope near;
-  if (stats_file == nullptr) return;
-  const FarMap& map = *far_map.load();
-  const std::string text = map.space() == nullptr
-                               ? fmt::format("spiritos: all memory was local: {} MiB mapped\n",
-                                             map.dormant().raw() >> 20)
-                               : map.space()->description() + map.space()->GetStats().ToText();
-  [[maybe_unused]] const ssize_t ignored = write(stats_file->get(), text.data(), text.size());
+  ReportAll();
 }
 
 }  // namespace

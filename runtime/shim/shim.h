@@ -10,6 +10,7 @@
 #include <atomic>
 
 #include "alloc/far_malloc.h"
+#include "runtime/settings.h"
 #include "runtime/shim/far_map.h"
 #include "runtime/shim/near_scope.h"
 
@@ -46,6 +47,11 @@ void NoteDirectFiles(bool some);
 // Whether `call`, which may pin far memory unseen, may be made: false where the kernel
 // cannot keep what is pinned, and then a warning has been said.
 bool MayPin(const char* call);
+
+// Statistics as the settings say (report.cc); all of them, now; and in a child of fork(2).
+void StartReports(const Settings& settings);
+void ReportAll();
+void RestartReports();
 
 // Once, before anybody else's: ours come last before a fork and first after it, when other
 // handlers may use far memory.

@@ -14,9 +14,11 @@ import os
 import pathlib
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 from memory_server import local_pool, skip_without_threads
@@ -223,6 +225,70 @@ class UnseenIo(unittest.TestCase):
         self.assertNotIn("not implemented", done.stdout)
 
 
+class Reports(unittest.TestCase):
+    """What --stats prints while the program goes on."""
+
+    @contextlib.contextmanager
+    def touching(self, stats, before=""):
+        """A program that goes through its memory for ever, once it has been through it."""
+        job = (before + "d = bytearray(32 << 20)\nwhile True:\n"
+               "    for i in range(0, len(d), 4096): d[i] = (d[i] + 1) % 256\n    print('turn', flush=True)\n")
+        process = subprocess.Popen([SPIRITOS, "run", "--quiet", "--local", "8M", "--stats", stats, "--",
+                                    real_python(), "-c", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   start_new_session=True)
+        process.stdout.readline()
+        drain = threading.Thread(target=process.stdout.read)
+        drain.start()
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            drain.join()
+            process.stdout.close()
+            process.stderr.close()
+
+    LINE = (r"spiritos\[(\d+)\]: (\d+) of 8 MiB resident, (\d+) MiB far; (\d+) faults/s, in ([\d.]+) MiB/s, "
+            r"out ([\d.]+) MiB/s; a fault takes ([\d.]+) us \(p99 ([\d.]+)\); stalled \d+ %\n")
+
+    def test_a_line_each_interval(self):
+        with self.touching("1") as process:
+            process.stderr.readline()  # It may not have begun yet.
+            for _ in range(2):
+                line = process.stderr.readline()
+                match = re.fullmatch(self.LINE, line)
+                self.assertIsNotNone(match, line)
+                pid, resident, far_mib, *rates = (float(part) for part in match.groups())
+                self.assertEqual(pid, process.pid)
+                self.assertTrue(0 < resident <= 8 and far_mib >= 32 and all(rate > 0 for rate in rates), line)
+
+    def test_a_child_has_lines_of_its_own(self):
+        with self.touching("1", before="import os\nchild = os.fork()\n") as process:
+            pids = set()
+            while len(pids) < 2:
+                match = re.match(r"spiritos\[(\d+)\]: ", process.stderr.readline())
+                pids |= {match[1]} if match else set()
+            self.assertIn(str(process.pid), pids)
+
+    def test_all_figures_at_a_signal(self):
+        with self.touching("signal") as process:
+            for _ in range(2):
+                os.kill(process.pid, signal.SIGUSR2)
+                lines = iter(process.stderr.readline, "")
+                self.assertTrue(any(re.match(r"stall_ns_p999 \d+$|spiritos: all memory was local", line)
+                                    for line in lines))
+            self.assertIsNone(process.poll())
+
+    def test_a_program_that_has_a_use_for_the_signal(self):
+        own = "import signal, sys\nsignal.signal(signal.SIGUSR2, lambda *_: sys.exit(7))\nprint('set', flush=True)\n"
+        process = subprocess.Popen([SPIRITOS, "run", "--quiet", "--stats", "signal", "--", real_python(), "-c",
+                                    own + "signal.pause()"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.assertEqual(process.stdout.readline(), b"set\n")
+        process.send_signal(signal.SIGUSR2)
+        self.assertEqual(process.wait(60), 7)
+        process.stdout.close()
+
+
 class ConfigFile(unittest.TestCase):
     def run_with(self, text, *options):
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
@@ -242,7 +308,7 @@ class ConfigFile(unittest.TestCase):
 
     def test_what_is_wrong_in_it_is_named(self):
         for text, said in (("lokal = 1", ":1: unknown key lokal; known are local, pool"),
-                           ("\nlocal = ", ":2: "), ('local = "lots"', "lots"), ("stats = 7", "7 not in {exit,none}"),
+                           ("\nlocal = ", ":2: "), ('local = "lots"', "lots"), ('stats = "often"', "stats=often is neither"),
                            ('quiet = "so"', "quiet must be")):
             with self.subTest(text=text):
                 done = self.run_with(text)

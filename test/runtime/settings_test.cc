@@ -32,15 +32,21 @@ TEST_CASE("keys of SPIRITOS_CONF set what they name", "[runtime]") {
   CHECK(settings.space.budget == 64_MiB);
   CHECK(settings.space.remote.pool == "tcp://a:1,tcp://b:2");
   CHECK(settings.space.fault.mode == FaultMode::kThread);
-  CHECK(settings.stats_at_exit);
+  CHECK(settings.report == Settings::Report::kExit);
   CHECK_FALSE(settings.children);
-  CHECK_FALSE(ParseSettings("").value().stats_at_exit);
+  CHECK(ParseSettings("").value().report == Settings::Report::kNone);
+  CHECK(ParseSettings("stats=signal").value().report == Settings::Report::kSignal);
+  const Settings often = ParseSettings("stats=5").value();
+  CHECK(often.report == Settings::Report::kInterval);
+  CHECK(often.report_interval_ns == 5'000'000'000);
 }
 
 TEST_CASE("what SPIRITOS_CONF cannot mean is named", "[runtime]") {
   CHECK(Refusal("local").find("\"local\"") != std::string::npos);
   CHECK(Refusal("=5").find("\"=5\"") != std::string::npos);
-  CHECK(Refusal("stats=often").find("stats=often") != std::string::npos);
+  for (const std::string text : {"stats=often", "stats=0", "stats=5s", "stats=100000", "stats="}) {
+    CHECK(Refusal(text).find(text + " is neither none, exit, signal") != std::string::npos);
+  }
   CHECK(Refusal("children=some").find("children=some") != std::string::npos);
   CHECK(Refusal("mode=sigbus").find("mode=thread") != std::string::npos);
   CHECK(Refusal("prefetc=none").find("SPIRITOS_PREFETCH") != std::string::npos);
