@@ -84,6 +84,8 @@ absl::StatusOr<Settings> ParseSettings(std::string_view text) {
       continue;
     }
     if (key == "mode" && value == "auto") continue;
+    settings.auto_budget = key == "local" ? value == "auto" : settings.auto_budget;
+    if (key == "local" && settings.auto_budget) value = "87%";  // Until it is known better.
     if (key == "local") {
       SPIRITOS_ASSIGN_OR_RETURN(const Bytes budget, ParseBudget(key, value));
       value = std::to_string(budget.raw());
@@ -96,6 +98,12 @@ absl::StatusOr<Settings> ParseSettings(std::string_view text) {
     return InvalidArgument(
         "mode=sigbus in SPIRITOS_CONF: programs that are not linked with libspiritos need "
         "handler threads (mode=thread)");
+  }
+  if (settings.auto_budget && settings.space.remote.pool.starts_with("embedded:")) {
+    return InvalidArgument(
+        "local=auto in SPIRITOS_CONF: with pool={} what leaves local memory would stay in this "
+        "process; it needs a memory server or a file (--pool)",
+        settings.space.remote.pool);
   }
   return settings;
 }

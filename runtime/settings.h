@@ -3,9 +3,10 @@
 //
 //   SPIRITOS_CONF="local=256M,pool=shm:///run/spiritos/memd.sock,stats=exit"
 //
-// `local` is the budget, also as a share of the memory that the process may have (25%), and
-// `mode` the fault mode; any other key but those below is the
-// SPIRITOS_* option of its name in lower case. Addresses in `pool` are separated by `+`.
+// `local` is the budget, also as a share of the memory that the process may have (25%), or
+// `auto`, as much as there is no pressure on (runtime/auto_budget.h), and `mode` the fault mode;
+// any other key but those below is the SPIRITOS_* option of its name in lower case. Addresses in
+// `pool` are separated by `+`.
 //
 //   stats      statistics on standard error. exit: all of them when the program ends; signal:
 //              at each SIGUSR2, too; 10: a line each ten seconds, too; none: the default
@@ -28,6 +29,7 @@ struct Settings {
   enum class Report { kNone, kExit, kSignal, kInterval };
   Report report = Report::kNone;
   uint64_t report_interval_ns = 0;
+  bool auto_budget = false;
   bool children = true;
   bool allow_unseen_pins = false;
 };

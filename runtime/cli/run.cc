@@ -177,8 +177,10 @@ void AddRun(CLI::App& app, int* status) {
       "run", "Run a program whose heap and large mappings are far beyond a local budget.");
   run->add_option("--config", options->config,
                   "a TOML file with any of the options below: local = \"4G\"");
-  run->add_option("--local", options->local,
-                  "what it may hold in local memory, as 256M, 4G, or 25% of what it may have");
+  run->add_option(
+      "--local", options->local,
+      "what it may hold in local memory, as 256M, 4G, or 25% of what it may have; auto: "
+      "as much as others are not short of");
   run->add_option("--pool", options->pool,
                   "where the rest goes: shm:///PATH, tcp://HOST:PORT, file:///PATH, embedded:; a "
                   "memory server of this machine if there is one, else embedded:");

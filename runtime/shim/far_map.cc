@@ -33,7 +33,8 @@ AddressRange Between(std::byte* begin, std::byte* end) {
 
 }  // namespace
 
-FarMap::FarMap(const Settings& settings) : settings_(settings) {}
+FarMap::FarMap(const Settings& settings)
+    : settings_(settings), budget_(settings.space.budget.raw()) {}
 
 FarMap::Pieces::iterator FarMap::SplitAt(std::byte* at) {
   auto after = pieces_.upper_bound(at);
@@ -187,12 +188,27 @@ void FarMap::TellOfRefusal(const absl::Status& status) {
 }
 
 bool FarMap::MakeRoom(uint64_t size) {
-  return owned_ != nullptr || dormant().raw() + size <= settings_.wake_above.raw() || Wake();
+  return owned_ != nullptr || dormant().raw() + size <= budget().raw() / 4 * 3 || Wake();
+}
+
+absl::Status FarMap::SetBudget(Bytes budget) noexcept {
+  {
+    LockGuard guard(mutex_);
+    budget_.store(budget.raw(), std::memory_order_relaxed);
+    if (owned_ == nullptr) {
+      MakeRoom(0);
+      return absl::OkStatus();
+    }
+  }
+  // It takes its time, and the program's calls need not wait for it.
+  return space()->SetBudget(budget);
 }
 
 bool FarMap::Wake() {
   if (failed_) return false;
-  absl::StatusOr<std::unique_ptr<Space>> space = Space::Create(settings_.space);
+  Options options = settings_.space;
+  options.budget = budget();
+  absl::StatusOr<std::unique_ptr<Space>> space = Space::Create(options);
   absl::Status status = space.status();
   if (status.ok()) {
     owned_ = *std::move(space);
@@ -213,7 +229,7 @@ bool FarMap::Wake() {
   if (status.ok()) return true;
   failed_ = true;  // What is awake by now stays so.
   LogWarning(fmt::format("this program outgrows its local memory of {} MiB and has no other: {}",
-                         settings_.space.budget.raw() >> 20, status.ToString()));
+                         budget().raw() >> 20, status.ToString()));
   return false;
 }
 

@@ -31,8 +31,7 @@ namespace spiritos::shim {
 class FarMap {
  public:
   struct Settings {
-    Options space;
-    Bytes wake_above;
+    Options space;                   // The budget is the first one.
     bool allow_unseen_pins = false;  // Even where the kernel cannot tell them.
   };
   explicit FarMap(const Settings& settings);
@@ -68,6 +67,10 @@ class FarMap {
   bool MayPin(const char* call) noexcept;
   // Some of it is far, and all that is can be written.
   bool IsWritable(AddressRange range) noexcept;
+
+  // From now on; a process that has more than three quarters of it mapped wakes.
+  absl::Status SetBudget(Bytes budget) noexcept;
+  Bytes budget() const { return Bytes(budget_.load(std::memory_order_relaxed)); }
 
   // Around fork(2): nobody is in the middle of a call, and the child has what is far as well.
   void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS;
@@ -138,6 +141,7 @@ class FarMap {
   bool told_of_fork_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<Space*> space_{nullptr};
   std::atomic<uint64_t> dormant_{0};
+  std::atomic<uint64_t> budget_;
   std::atomic<uintptr_t> hull_begin_{UINTPTR_MAX};
   std::atomic<uintptr_t> hull_end_{0};
 };

@@ -35,6 +35,7 @@ void InChild() {
   AfterForkSource(&FarMap::AfterForkInChild);
   const NearScope near;
   RestartReports();
+  RestartAutoBudget();
 }
 
 // A handler of a signal must not touch far memory while nobody serves it. Of the thread that

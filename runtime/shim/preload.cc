@@ -81,8 +81,7 @@ Bytes ChunkFor(Bytes budget) {
 
 absl::Status Begin(const Settings& settings) {
   const Bytes budget = settings.space.budget;
-  auto* const map =
-      new FarMap({settings.space, Bytes(budget.raw() / 4 * 3), settings.allow_unseen_pins});
+  auto* const map = new FarMap({settings.space, settings.allow_unseen_pins});
   absl::StatusOr<std::unique_ptr<FarHeap>> heap;
   for (Bytes reserve = kMostReserve; reserve >= kLeastReserve; reserve = Bytes(reserve.raw() / 4)) {
     heap = MakeProgramHeap(*map, reserve, ChunkFor(budget));
@@ -97,6 +96,7 @@ absl::Status Begin(const Settings& settings) {
   far_map.store(map, std::memory_order_release);
   far_heap.store(heap->release(), std::memory_order_release);
   StartReports(settings);
+  StartAutoBudget(settings);
   return absl::OkStatus();
 }
 

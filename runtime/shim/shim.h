@@ -53,6 +53,10 @@ void StartReports(const Settings& settings);
 void ReportAll();
 void RestartReports();
 
+// The same for the thread that changes the budget, where the settings say so (budget.cc).
+void StartAutoBudget(const Settings& settings);
+void RestartAutoBudget();
+
 // Once, before anybody else's: ours come last before a fork and first after it, when other
 // handlers may use far memory.
 void RegisterForkHandlers();

@@ -290,6 +290,45 @@ class Reports(unittest.TestCase):
         process.stdout.close()
 
 
+@contextlib.contextmanager
+def memory_group(test, limit):
+    """The file to join it by; of version 1 or 2, whichever has the memory controller."""
+    for root, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = pathlib.Path(root, f"spiritos-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / file).exists():
+                (group / file).write_text(str(limit))
+                yield group / "cgroup.procs"
+                return
+        finally:
+            group.rmdir()
+    test.skipTest("no memory cgroup can be made here")
+
+
+class LocalAuto(unittest.TestCase):
+    JOB = ("import zlib\nd = bytearray(192 << 20)\n"
+           "for turn in range(3):\n    for i in range(0, len(d), 4096): d[i] = (d[i] + i // 4096 + turn) % 256\n"
+           "print(zlib.crc32(d))\n")
+
+    def test_a_program_stays_within_its_control_group(self):
+        with memory_group(self, 128 << 20) as group, local_pool(SPIRITOS, "512M") as pool:
+            out, counters = far(real_python(), "-c", self.JOB, local="auto", options=("--pool", pool),
+                                preexec_fn=lambda: group.write_text(str(os.getpid())))
+        self.assertEqual(out, plain(real_python(), "-c", self.JOB))
+        self.assertGreater(counters["evicted_pages"], 10_000)
+        self.assertLess(counters["budget_pages"], (112 << 20) // 4096)
+        self.assertGreater(counters["budget_pages"], (48 << 20) // 4096)
+
+    def test_a_pool_in_the_process_is_refused(self):
+        status, said = refused("--local", "auto", "--pool", "embedded:", "--", "true")
+        self.assertEqual(status, CANNOT_BEGIN)
+        self.assertIn("pool=embedded:", said)
+
+
 class ConfigFile(unittest.TestCase):
     def run_with(self, text, *options):
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
