@@ -10,6 +10,7 @@ small, and the times mean little. With --local there is one more run, with all m
 """
 
 import argparse
+import glob
 import hashlib
 import json
 import os
@@ -17,17 +18,19 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 from memory_server import skip_without_threads
 
 LEAST_BUDGET = 4 << 20
 # Little memory, or children that end without a word of what they evicted.
-MAY_SEEM_LOCAL = ("openssl", "stress-ng")
+MAY_SEEM_LOCAL = ("openssl", "stress-ng", "nginx")
 
 
 class Failure(Exception):
@@ -52,9 +55,10 @@ class Run:
         self.peak = 0
         self.cpu_s = 0
 
-    def start(self, command, **options):
+    def start(self, command, before=(), **options):
+        """`before` is what comes before the prefix: another user, say."""
         log = tempfile.TemporaryFile(dir=self.folder)
-        process = subprocess.Popen([*self.prefix, *map(str, command)], stderr=log, **options)
+        process = subprocess.Popen([*before, *self.prefix, *map(str, command)], stderr=log, **options)
         process.log = log
         return process
 
@@ -248,6 +252,13 @@ def git(folder, scale):
     return job
 
 
+def await_socket(server, path):
+    while not path.exists():
+        if server.poll() is not None:
+            raise Failure(f"{server.args} ended with {server.returncode}")
+        time.sleep(0.02)  # Until it listens.
+
+
 def memcached(folder, scale):
     count = 300_000 if scale else 15_000
     path = pathlib.Path(folder, "memcached.sock")
@@ -260,10 +271,7 @@ def memcached(folder, scale):
         path.unlink(missing_ok=True)
         user = ["-u", "root"] if os.getuid() == 0 else []
         server = run.start([need("memcached"), "-s", path, "-m", "2048", "-t", "2", *user])
-        while not path.exists():
-            if server.poll() is not None:
-                raise Failure(f"memcached ended with {server.returncode}")
-            time.sleep(0.02)  # Until it listens.
+        await_socket(server, path)
         wrong = 0
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
@@ -288,6 +296,113 @@ def memcached(folder, scale):
     return job
 
 
+def nginx(folder, scale):
+    """Files over a Unix socket, compressed on the way; two workers."""
+    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+    if program is None:
+        raise Skip("no nginx")
+    chance = random.Random(6)
+    files = [b"".join(b"%x line %d\n" % (chance.getrandbits(24), i) for i in range(40_000)) for _ in range(8)]
+    for i, body in enumerate(files):
+        pathlib.Path(folder, f"file{i}.txt").write_bytes(body)
+    path = pathlib.Path(folder, "nginx.sock")
+    conf = pathlib.Path(folder, "nginx.conf")
+    conf.write_text(f"""daemon off; worker_processes 2; pid {folder}/pid; error_log {folder}/error.log;
+        {"user root;" if os.getuid() == 0 else ""}
+        events {{ worker_connections 64; }}
+        http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+          uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; gzip on; gzip_types text/plain; gzip_comp_level 6;
+          sendfile off; output_buffers 4 1m; gzip_buffers 64 64k;
+          server {{ listen unix:{path}; root {folder}; default_type text/plain; }} }}""")
+
+    def get(name):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /%s HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n" % name.encode())
+            answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return zlib.decompress(body, 31) if b"Content-Encoding: gzip" in head else body
+
+    def job(run):
+        path.unlink(missing_ok=True)
+        server = run.start([program, "-p", folder, "-c", conf, "-e", pathlib.Path(folder, "error.log")])
+        await_socket(server, path)
+        wrong = sum(get(f"file{i % 8}.txt") != files[i % 8] for i in range(400 if scale else 24))
+        server.send_signal(signal.SIGQUIT)
+        run.finish(server)
+        return wrong
+    return job
+
+
+def postgresql(folder, scale):
+    """pgbench, and queries that sort, hash and aggregate; its shared memory stays near."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    if not found:
+        raise Skip("no postgresql")
+    programs = pathlib.Path(found[-1])
+    user = []
+    if os.getuid() == 0:  # It refuses root. Handler threads need more than its user may.
+        shutil.chown(folder, "postgres", "postgres")
+        user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups",
+                "--inh-caps", "+sys_ptrace", "--ambient-caps", "+sys_ptrace"]
+    rows = 1_500_000 if scale else 100_000
+    queries = ("select count(*), sum(abalance) from pgbench_accounts; "
+               "select sum(bbalance) = (select sum(delta) from pgbench_history) from pgbench_branches; "
+               f"create table t as select i, md5(i::text) m, i % 997 c from generate_series(1, {rows}) i; "
+               "create index on t(m); "
+               "select md5(string_agg(m, ',' order by m)) from t where c < 400; "
+               "select sum(n) from (select c, count(*) n, min(m) from t group by c) q; "
+               "select count(*) from t a join t b on a.m = b.m and a.c = b.c;")
+
+    def job(run):
+        data = pathlib.Path(folder, "data")
+        subprocess.run(["rm", "-rf", data], check=True)
+        subprocess.run([*user, programs / "initdb", "-A", "trust", "-E", "UTF8", "--locale=C", "-D", data], check=True,
+                       capture_output=True, cwd=folder)
+        server = run.start([programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c",
+                            "work_mem=256MB", "-c", "max_parallel_workers_per_gather=0", "-c", "shared_buffers=64MB",
+                            "-c", "fsync=off"], before=user, stdout=subprocess.DEVNULL, cwd=folder)
+        await_socket(server, pathlib.Path(folder, ".s.PGSQL.5432"))
+
+        def client(*command):
+            done = subprocess.run([*user, programs / command[0], "-h", folder, *command[1:], "postgres"],
+                                  capture_output=True, text=True, cwd=folder)
+            if done.returncode != 0:
+                raise Failure(f"{command}: {done.stderr[-1000:]}")
+            return done.stdout
+        while subprocess.run([programs / "pg_isready", "-q", "-h", folder]).returncode != 0:
+            time.sleep(0.05)  # Until it is ready.
+        client("pgbench", "-i", "-q", "-s", "10" if scale else "2")
+        client("pgbench", "-c", "4", "-t", "1000" if scale else "50")
+        count, equal, *rest = client("psql", "-At", "-c", queries).splitlines()
+        server.send_signal(signal.SIGINT)
+        run.finish(server)
+        return count.split("|")[0], equal, rest
+    return job
+
+
+def java(folder, scale):
+    need("javac")
+    count = 3_000_000 if scale else 200_000
+    pathlib.Path(folder, "Job.java").write_text("""
+        import java.util.*;
+        public class Job {
+          public static void main(String[] a) throws Exception {
+            HashMap<Long, String> map = new HashMap<>(); Random random = new Random(3);
+            for (int i = 0; i < COUNT; i++) map.put(random.nextLong() % 1000000000L, Integer.toString(i).repeat(5));
+            long sum = 0; for (var e : map.entrySet()) sum += e.getKey() * 31 + e.getValue().length();
+            long[] sums = new long[4]; Thread[] threads = new Thread[4];
+            for (int t = 0; t < 4; t++) { final int n = t; threads[t] = new Thread(() -> {
+                long[][] rows = new long[100][];
+                for (int k = 0; k < 2000; k++) { rows[k % 100] = new long[5000]; rows[k % 100][k] = k * n; }
+                for (long[] row : rows) for (long x : row) sums[n] += x; }); threads[t].start(); }
+            for (Thread t : threads) t.join();
+            System.out.println(map.size() + " " + sum + " " + Arrays.toString(sums));
+          } }""".replace("COUNT", str(count)))
+    subprocess.run(["javac", "-d", folder, pathlib.Path(folder, "Job.java")], check=True)
+    return lambda run: run.prints(need("java"), "-Xmx1g", "-cp", folder, "Job")
+
+
 def stress_ng(stressor, *options):
     def prepare(folder, scale):
         seconds = "20" if scale else "2"
@@ -302,6 +417,7 @@ def stress_ng(stressor, *options):
 PROGRAMS = {
     "sort": sort, "xz": xz, "zstd": zstd, "gcc": gcc, "perl": perl, "openssl": openssl, "sqlite": sqlite,
     "python dict": python_dict, "numpy": numpy, "python's tests": python_suite, "git gc": git, "memcached": memcached,
+    "nginx": nginx, "postgresql": postgresql, "java": java,
     "stress-ng vm": stress_ng("vm", "--vm-bytes", "128M"),
     "stress-ng vm-rw": stress_ng("vm-rw", "--vm-rw-bytes", "32M"),
     "stress-ng mmap": stress_ng("mmap", "--mmap-bytes", "64M"),
