@@ -29,11 +29,13 @@ class Servers {
   // Another one at the same place, that knows of nothing.
   void Restart(uint32_t i) { Start(i, std::stoi(addresses_[i].port), 4); }
 
-  std::unique_ptr<ServerPool> Connect(uint32_t copies, uint64_t give_up_ms = 30'000) {
+  // A slow machine is no dead one.
+  std::unique_ptr<ServerPool> Connect(uint32_t copies, uint64_t give_up_ms = 30'000,
+                                      uint64_t dead_ms = 1'500) {
     auto made = ServerPool::Create({.servers = addresses_,
                                     .tenant = "test",
                                     .copies = copies,
-                                    .dead_ms = 1'500,  // A slow machine is no dead one.
+                                    .dead_ms = dead_ms,
                                     .give_up_ms = give_up_ms});
     INFO(made.status().ToString());
     REQUIRE(made.ok());

@@ -122,7 +122,7 @@ TEST_CASE("what is written and read while servers are drained in turns is neithe
 TEST_CASE("a mirrored slab moves without ever missing a copy, to a third machine") {
   const uint32_t seed = PrintedSeed();
   Servers servers(3);
-  const auto pool = servers.Connect(2);
+  const auto pool = servers.Connect(2, 30'000, 12'000);
   Traffic traffic(*pool, 3, seed);
   for (uint32_t leaving = 0; leaving < 3; ++leaving) {
     servers[leaving].Drain();
