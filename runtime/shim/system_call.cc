@@ -89,9 +89,12 @@ extern "C" SPIRITOS_PUBLIC long syscall(long number, ...) noexcept {
       return open(To<char>(a), static_cast<int>(b), c);
     case SYS_openat:
       return openat(fd, To<char>(b), third, d);
-    case SYS_openat2:
-      NoteDirectFiles((To<open_how>(c)->flags & O_DIRECT) != 0);
-      break;
+    case SYS_openat2: {
+      const long opened = kernel::Call(number, a, b, c, d, e, f);
+      // The kernel has read it: it is there.
+      if (opened >= 0) NoteDirectFiles((To<open_how>(c)->flags & O_DIRECT) != 0);
+      return opened;
+    }
     case SYS_pidfd_getfd:
       NoteDirectFiles(true);
       break;
