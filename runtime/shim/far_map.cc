@@ -27,6 +27,10 @@ int Usable(int protection) {
   return (protection & PROT_WRITE) != 0 ? PROT_READ | PROT_WRITE : protection;
 }
 
+// Of madvise(2), Linux 6.13.
+constexpr int kGuardInstall = 102;
+constexpr int kGuardRemove = 103;
+
 AddressRange Between(std::byte* begin, std::byte* end) {
   return {begin, Bytes(static_cast<uint64_t>(end - begin))};
 }
@@ -352,19 +356,28 @@ int FarMap::Protect(AddressRange range, int protection) noexcept {
 int FarMap::Advise(AddressRange range, int advice) noexcept {
   LockGuard guard(mutex_);
   return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
+    // Page tables are not where all of far memory is: what is kept there alone would not
+    // hold for it. Kernels before 6.13 have no guards, so programs go on without.
+    if (piece != nullptr && (advice == kGuardInstall || advice == kGuardRemove)) return EINVAL;
     if (piece == nullptr || !piece->awake) {
-      return kernel::Advise(part.begin, part.size.raw(), advice) == 0 ? 0 : errno;
+      if (kernel::Advise(part.begin, part.size.raw(), advice) != 0) return errno;
+      if (piece != nullptr && advice == MADV_WIPEONFORK) Forget(part);  // It stays near.
+      return 0;
     }
     switch (advice) {
       case MADV_DONTNEED:
+      case MADV_DONTNEED_LOCKED:
       case MADV_FREE: {
         const Piece before = *piece;
-        if (before.kept && (before.protection & PROT_EXEC) == 0) return EINVAL;  // Locked.
+        const bool locked = before.kept && (before.protection & PROT_EXEC) == 0;
+        if (locked && advice != MADV_DONTNEED_LOCKED) return EINVAL;
         LetGo(part, before);
         const int error = ErrnoOf(owned_->Discard(part));
         return error == 0 && before.kept ? Keep(part, Piece{nullptr, before.protection, true})
                                          : error;
       }
+      case MADV_WIPEONFORK:
+        return EINVAL;  // As of memory that is shared.
       case MADV_WILLNEED:
         return ErrnoOf(owned_->Prefetch(part));
       case MADV_COLD:
@@ -383,11 +396,11 @@ int FarMap::Advise(AddressRange range, int advice) noexcept {
   });
 }
 
-int FarMap::Lock(AddressRange range) noexcept {
+int FarMap::Lock(AddressRange range, unsigned flags) noexcept {
   LockGuard guard(mutex_);
   return ForEachPart(range, [&](AddressRange part, const Piece* piece) {
     if (piece != nullptr && piece->awake) return Keep(part, *piece);
-    if (kernel::Lock(part.begin, part.size.raw()) != 0) return errno;
+    if (kernel::Lock(part.begin, part.size.raw(), flags) != 0) return errno;
     if (piece != nullptr) Forget(part);
     return 0;
   });

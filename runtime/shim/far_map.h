@@ -58,8 +58,9 @@ class FarMap {
   int Advise(AddressRange range, int advice) noexcept;
   // mremap(2); MAP_FAILED and errno.
   void* Remap(AddressRange from, size_t size, int flags, void* to) noexcept;
-  // mlock(2), munlock(2): what is locked while dormant is never far.
-  int Lock(AddressRange range) noexcept;
+  // mlock2(2), munlock(2): what is locked while dormant is never far. What is awake comes in
+  // at once even where the program would have it come as it is touched.
+  int Lock(AddressRange range, unsigned flags) noexcept;
   int Unlock(AddressRange range) noexcept;
 
   // Whether `call`, with which the kernel may pin memory unseen, may be made. Once it was,

@@ -52,8 +52,9 @@ inline int Protect(void* at, size_t size, int protection) {
 inline int Advise(void* at, size_t size, int advice) {
   return static_cast<int>(Call(SYS_madvise, Word(at), Word(size), advice));
 }
-inline int Lock(const void* at, size_t size) {
-  return static_cast<int>(Call(SYS_mlock, Word(at), Word(size)));
+inline int Lock(const void* at, size_t size, unsigned flags) {
+  return static_cast<int>(flags == 0 ? Call(SYS_mlock, Word(at), Word(size))
+                                     : Call(SYS_mlock2, Word(at), Word(size), flags));
 }
 inline int Unlock(const void* at, size_t size) {
   return static_cast<int>(Call(SYS_munlock, Word(at), Word(size)));

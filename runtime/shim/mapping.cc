@@ -130,12 +130,16 @@ SPIRITOS_PUBLIC void* mremap(void* at, size_t old_size, size_t size, int flags, 
   return map->Remap(Range(at, old_size), Pages(size), flags, to);
 }
 
-SPIRITOS_PUBLIC int mlock(const void* at, size_t size) noexcept {
+SPIRITOS_PUBLIC int mlock2(const void* at, size_t size, unsigned flags) noexcept {
   const LockedPages pages(at, size);
-  if (pages.map == nullptr) return kernel::Lock(at, size);
+  if (pages.map == nullptr || (flags & ~unsigned{MLOCK_ONFAULT}) != 0) {
+    return kernel::Lock(at, size, flags);
+  }
   const NearScope near;
-  return Answer(pages.map->Lock(pages.range));
+  return Answer(pages.map->Lock(pages.range, flags));
 }
+
+SPIRITOS_PUBLIC int mlock(const void* at, size_t size) noexcept { return mlock2(at, size, 0); }
 
 SPIRITOS_PUBLIC int munlock(const void* at, size_t size) noexcept {
   const LockedPages pages(at, size);

@@ -65,6 +65,8 @@ extern "C" SPIRITOS_PUBLIC long syscall(long number, ...) noexcept {
       return madvise(at, size, third);
     case SYS_mlock:
       return mlock(at, size);
+    case SYS_mlock2:
+      return mlock2(at, size, static_cast<unsigned>(c));
     case SYS_munlock:
       return munlock(at, size);
     case SYS_close:
