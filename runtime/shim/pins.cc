@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls after which the kernel may pin the program's memory unseen: io_uring, AIO, verbs.
+// Calls after which the kernel may pin the program's memory unseen: io_uring, AIO, verbs; and
+// process_vm_writev(2) to itself, which pins what it writes to.
 //
 // The first of them makes every page that is pinned stay from then on, for which eviction
 // goes another way (Space::AllowUnseenPins). Where the kernel has none, the call is refused
 // as if it were not there, which programs are used to from containers.
 //
-// Not seen: programs that contain the library that makes the call, or find it by dlsym(3).
+// Not seen: programs that contain the library that makes the call, or find it by dlsym(3);
+// process_vm_writev(2) of other processes.
 #include <dlfcn.h>
 #include <errno.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "libos/base/export.h"
+#include "runtime/shim/kernel.h"
 #include "runtime/shim/next.h"
 #include "runtime/shim/shim.h"
 
@@ -89,6 +95,17 @@ SPIRITOS_PUBLIC int io_setup(int events, io_context** context) noexcept {
 
 SPIRITOS_PUBLIC int io_queue_init(int events, io_context** context) noexcept {
   return Begin("io_queue_init", kLibaio, events, context);
+}
+
+SPIRITOS_PUBLIC ssize_t process_vm_writev(pid_t pid, const iovec* from, unsigned long from_count,
+                                          const iovec* to, unsigned long to_count,
+                                          unsigned long flags) noexcept {
+  if ((pid == getpid() || pid == gettid()) && !MayPin("process_vm_writev")) {
+    errno = ENOSYS;
+    return -1;
+  }
+  return kernel::Call(SYS_process_vm_writev, pid, kernel::Word(from), static_cast<long>(from_count),
+                      kernel::Word(to), static_cast<long>(to_count), static_cast<long>(flags));
 }
 
 SPIRITOS_PUBLIC ibv_mr* ibv_reg_mr(ibv_pd* domain, void* at, size_t size, int access) noexcept {

@@ -104,6 +104,9 @@ extern "C" SPIRITOS_PUBLIC long syscall(long number, ...) noexcept {
       return fcntl(fd, static_cast<int>(b), c);
     case SYS_recvmsg:
       return recvmsg(fd, To<msghdr>(b), third);
+    case SYS_process_vm_writev:
+      return process_vm_writev(fd, To<iovec>(b), static_cast<unsigned long>(c), To<iovec>(d),
+                               static_cast<unsigned long>(e), static_cast<unsigned long>(f));
     case SYS_io_uring_setup:
       if (!MayPin("io_uring_setup")) return Refused();
       break;
