@@ -16,12 +16,11 @@ import subprocess
 import sys
 import unittest
 
-from memory_server import local_pool
+from memory_server import local_pool, skip_without_threads
 
 SPIRITOS = ""
 PROCESS_MATRIX = ""
 LOCAL = "8M"
-CANNOT_BEGIN = 125
 LIMIT_S = 150
 
 ROWS = """
@@ -134,8 +133,5 @@ class ProcessMatrix(unittest.TestCase):
 
 if __name__ == "__main__":
     SPIRITOS, PROCESS_MATRIX = sys.argv[1:3]
-    probe = subprocess.run([SPIRITOS, "run", "--", "true"], capture_output=True, text=True)
-    if probe.returncode == CANNOT_BEGIN and "userfaultfd" in probe.stderr:
-        print(f"skipped: {probe.stderr}")
-        sys.exit(77)
+    skip_without_threads(SPIRITOS)
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

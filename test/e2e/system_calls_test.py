@@ -18,10 +18,11 @@ import sys
 import tempfile
 import unittest
 
+from memory_server import skip_without_threads
+
 SPIRITOS = ""
 SYSTEM_CALLS = ""
 LOCAL = "16M"
-CANNOT_BEGIN = 125
 LEAST_CALLS = 170
 SHOWN = 20
 
@@ -124,8 +125,5 @@ class SystemCalls(unittest.TestCase):
 
 if __name__ == "__main__":
     SPIRITOS, SYSTEM_CALLS = sys.argv[1:3]
-    probe = subprocess.run([SPIRITOS, "run", "--", "true"], capture_output=True, text=True)
-    if probe.returncode == CANNOT_BEGIN and "userfaultfd" in probe.stderr:
-        print(f"skipped: {probe.stderr}")
-        sys.exit(77)
+    skip_without_threads(SPIRITOS)
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
