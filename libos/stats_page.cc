@@ -3,7 +3,6 @@
 #include "libos/stats_page.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -25,7 +24,7 @@ struct StatsPage::Header {
 StatsPage::Header& StatsPage::header() const { return *reinterpret_cast<Header*>(memory_.data()); }
 
 absl::StatusOr<StatsPage> StatsPage::Create() {
-  UniqueFd file(memfd_create("spiritos-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  UniqueFd file = NewMemoryFile("spiritos-stats");
   if (!file.valid() || ftruncate(file.get(), kSize) != 0 ||
       fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
     return ErrnoStatus(errno, "making a page for live statistics (SPIRITOS_LIVE_STATS)");

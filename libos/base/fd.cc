@@ -3,10 +3,12 @@
 #include "libos/base/fd.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 
 namespace spiritos {
@@ -34,6 +36,13 @@ void UniqueFd::Reset() {
   NoteOwnFd(fd_, false);
   close(fd_);
   fd_ = -1;
+}
+
+UniqueFd NewMemoryFile(const char* name) {
+  constexpr unsigned kNeverExecuted = 8;  // MFD_NOEXEC_SEAL
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const int file = memfd_create(name, kFlags | kNeverExecuted);
+  return UniqueFd(file < 0 && errno == EINVAL ? memfd_create(name, kFlags) : file);
 }
 
 void SetFdFloor(int floor) { floor_fd.store(floor, std::memory_order_relaxed); }

@@ -33,6 +33,11 @@ class UniqueFd {
   int fd_ = -1;
 };
 
+// A file of its own in memory, which can be sealed (memfd_create(2)). It can never be
+// executed where the kernel knows of that, since 6.3: vm.memfd_noexec may demand it. Invalid,
+// and errno, where there cannot be one.
+UniqueFd NewMemoryFile(const char* name);
+
 // From now on descriptors are moved to `floor` or above, where the process may have so many.
 void SetFdFloor(int floor);
 // Numbers from here on are never on record.

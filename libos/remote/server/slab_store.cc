@@ -31,7 +31,7 @@ absl::Status TakePages(int file) {
 }  // namespace
 
 absl::StatusOr<SlabMemory> SlabMemory::Make() {
-  UniqueFd file(memfd_create("spiritos-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  UniqueFd file = NewMemoryFile("spiritos-slab");
   if (!file.valid()) return ErrnoStatus(errno, "making a slab's memory file");
   SPIRITOS_RETURN_IF_ERROR(TakePages(file.get()));
   if (fcntl(file.get(), F_ADD_SEALS, kSeals) != 0) return ErrnoStatus(errno, "sealing a slab");

@@ -3,6 +3,7 @@
 #include "libos/base/fd.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -71,6 +72,19 @@ TEST_CASE("a descriptor is on record while it is owned, and above the floor", "[
   NoteOwnFd(1 << 20, true);
   CHECK_FALSE(IsOwnFd(-1));
   CHECK_FALSE(IsOwnFd(1 << 20));
+}
+
+TEST_CASE("a file in memory can be sealed, and not executed where that can be said", "[base]") {
+  const UniqueFd file = NewMemoryFile("some-name");
+  REQUIRE(file.valid());
+  CHECK(IsOwnFd(file.get()));
+  CHECK(fcntl(file.get(), F_GETFD) == FD_CLOEXEC);
+  CHECK(fcntl(file.get(), F_ADD_SEALS, F_SEAL_GROW) == 0);
+  struct stat info;
+  REQUIRE(fstat(file.get(), &info) == 0);
+  constexpr int kSealExec = 0x20;  // F_SEAL_EXEC
+  const bool said = (fcntl(file.get(), F_GET_SEALS) & kSealExec) != 0;
+  CHECK(said == ((info.st_mode & 0111) == 0));
 }
 
 }  // namespace
