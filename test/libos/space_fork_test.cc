@@ -40,10 +40,12 @@ class Rig {
       if (pool == Pool::kServerCopied) options.remote.verify = Verify::kCopied;
     }
     if (pool == Pool::kTcp || pool == Pool::kMirrored) {
+      // Two have to fit a small machine.
+      const uint64_t slabs = pool == Pool::kMirrored ? 10 : 24;
       // Who ends without a word is known to have ended when his lease is over.
       server_options_ = {.tcp_port = 0,
                          .host = "one",
-                         .memory = Bytes(24 * kSlabSize),
+                         .memory = Bytes(slabs * kSlabSize),
                          .lock_memory = false,
                          .lease_ms = 5'000};
       RestartServer();
