@@ -8,7 +8,10 @@
 #include <stdarg.h>
 #include <sys/mman.h>
 
+#include <atomic>
+
 #include "libos/base/export.h"
+#include "libos/base/log.h"
 #include "libos/base/units.h"
 #include "runtime/shim/kernel.h"
 #include "runtime/shim/shim.h"
@@ -140,6 +143,22 @@ SPIRITOS_PUBLIC int mlock2(const void* at, size_t size, unsigned flags) noexcept
 }
 
 SPIRITOS_PUBLIC int mlock(const void* at, size_t size) noexcept { return mlock2(at, size, 0); }
+
+// What may be far cannot all be here. Programs know the refusal from RLIMIT_MEMLOCK.
+SPIRITOS_PUBLIC int mlockall(int flags) noexcept {
+  constexpr int kKnown = MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT;
+  const bool known = (flags & (MCL_CURRENT | MCL_FUTURE)) != 0 && (flags & ~kKnown) == 0;
+  if (!known || InRuntime() || far_map.load(std::memory_order_acquire) == nullptr) {
+    return static_cast<int>(kernel::Call(SYS_mlockall, flags));
+  }
+  static constinit std::atomic<bool> told{false};
+  const NearScope near;
+  if (!told.exchange(true)) {
+    LogWarning("mlockall: memory that may be far cannot all be locked; refused (mlock can)");
+  }
+  errno = ENOMEM;
+  return -1;
+}
 
 SPIRITOS_PUBLIC int munlock(const void* at, size_t size) noexcept {
   const LockedPages pages(at, size);

@@ -67,6 +67,8 @@ extern "C" SPIRITOS_PUBLIC long syscall(long number, ...) noexcept {
       return mlock(at, size);
     case SYS_mlock2:
       return mlock2(at, size, static_cast<unsigned>(c));
+    case SYS_mlockall:
+      return mlockall(static_cast<int>(a));
     case SYS_munlock:
       return munlock(at, size);
     case SYS_close:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import zlib
 
 from memory_server import local_pool, skip_without_threads
 
@@ -354,6 +355,27 @@ class ConfigFile(unittest.TestCase):
                 done = self.run_with(text)
                 self.assertEqual(done.returncode, CANNOT_BEGIN)
                 self.assertIn(said, done.stderr)
+
+
+class Locks(unittest.TestCase):
+    def test_all_memory_cannot_be_locked_and_the_program_goes_on(self):
+        job = ("import ctypes, errno, os, zlib\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+               "def lock(call, *words): return call(*words), errno.errorcode.get(ctypes.get_errno())\n"
+               "print(lock(libc.mlockall, 3), lock(libc.syscall, 151, 1), lock(libc.mlockall, 64))\n"
+               "d = bytearray(48 << 20)\n"
+               "for i in range(0, len(d), 4096): d[i] = i // 4096 % 256\n"
+               "print(zlib.crc32(d))\n")
+        done = subprocess.run([SPIRITOS, "run", "--local", "8M", "--stats", "exit", "--", real_python(), "-c", job],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        calls, digest = done.stdout.splitlines()
+        self.assertEqual(calls, "(-1, 'ENOMEM') (-1, 'ENOMEM') (-1, 'EINVAL')")
+        data = bytearray(48 << 20)
+        for i in range(0, len(data), 4096):
+            data[i] = i // 4096 % 256
+        self.assertEqual(int(digest), zlib.crc32(data))
+        self.assertEqual(done.stderr.count("mlockall: "), 1)
+        self.assertGreater(int(re.search(r"^evicted_pages (\d+)$", done.stderr, re.M)[1]), 1000)
 
 
 class BadInput(unittest.TestCase):
