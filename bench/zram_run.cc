@@ -63,6 +63,7 @@ absl::StatusOr<int> Run(const Flags& flags, std::vector<std::string> words) {
   if (child < 0) return ErrnoStatus(errno, "fork");
   if (child == 0) Become(group.procs_path(), std::move(command), parent);
   const UniqueFd ended(static_cast<int>(syscall(SYS_pidfd_open, child, 0)));
+  if (!ended.valid()) return ErrnoStatus(errno, "pidfd_open");
   pollfd wait{ended.get(), POLLIN, 0};
   while (poll(&wait, 1, kStatisticsPeriodMs) == 0) group.RefreshStatistics();
   int status = 0;

@@ -3,7 +3,6 @@
 #include "runtime/cli/stat.h"
 
 #include <fmt/core.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -17,9 +16,9 @@
 #include <string>
 
 #include "libos/base/clock.h"
-#include "libos/base/fd.h"
 #include "libos/base/status.h"
 #include "runtime/cli/host_port.h"
+#include "runtime/cli/interval.h"
 #include "runtime/cli/metrics_reader.h"
 #include "runtime/cli/processes.h"
 
@@ -123,17 +122,9 @@ void Print(const Snapshot* before, Snapshot& now) {
 absl::Status Repeat(const StatFlags& flags, const std::function<absl::Status()>& show) {
   SPIRITOS_RETURN_IF_ERROR(show());
   if (flags.watch_s == 0) return absl::OkStatus();
-  const UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
-  const auto period_ns = static_cast<uint64_t>(flags.watch_s * kSecondNs);
-  const timespec period{static_cast<time_t>(period_ns / kSecondNs),
-                        static_cast<long>(period_ns % kSecondNs)};
-  const itimerspec times{period, period};
-  if (!timer.valid() || timerfd_settime(timer.get(), 0, &times, nullptr) != 0) {
-    return ErrnoStatus(errno, "starting a timer (--watch)");
-  }
+  SPIRITOS_ASSIGN_OR_RETURN(Interval interval, Interval::Every(flags.watch_s, "--watch"));
   while (true) {
-    uint64_t ticks;
-    if (read(timer.get(), &ticks, sizeof(ticks)) != static_cast<ssize_t>(sizeof(ticks))) continue;
+    SPIRITOS_RETURN_IF_ERROR(interval.Await());
     fmt::print("{}", isatty(STDOUT_FILENO) != 0 ? "\x1b[H\x1b[J" : "\n");
     SPIRITOS_RETURN_IF_ERROR(show());
   }

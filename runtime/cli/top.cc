@@ -4,7 +4,6 @@
 
 #include <fmt/core.h>
 #include <poll.h>
-#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,8 +13,8 @@
 #include <string>
 
 #include "libos/base/clock.h"
-#include "libos/base/fd.h"
 #include "libos/base/status.h"
+#include "runtime/cli/interval.h"
 #include "runtime/cli/processes.h"
 #include "runtime/cli/top_screen.h"
 #include "runtime/cli/top_table.h"
@@ -43,24 +42,11 @@ double UnixTime() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
 }
 
-absl::Status AwaitInterval(double interval_s) {
-  const UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
-  itimerspec times{};
-  times.it_value.tv_sec = static_cast<time_t>(interval_s);
-  times.it_value.tv_nsec =
-      static_cast<long>((interval_s - static_cast<double>(times.it_value.tv_sec)) * 1e9);
-  uint64_t ticks;
-  if (!timer.valid() || timerfd_settime(timer.get(), 0, &times, nullptr) != 0 ||
-      read(timer.get(), &ticks, sizeof(ticks)) != static_cast<ssize_t>(sizeof(ticks))) {
-    return ErrnoStatus(errno, "waiting for the next interval (--interval)");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ShowLines(const TopOptions& options) {
+  SPIRITOS_ASSIGN_OR_RETURN(Interval interval, Interval::Every(options.interval_s, "--interval"));
   TopTable table;
   for (uint64_t i = 0; options.count == 0 || i < options.count; ++i) {
-    if (i != 0) SPIRITOS_RETURN_IF_ERROR(AwaitInterval(options.interval_s));
+    if (i != 0) SPIRITOS_RETURN_IF_ERROR(interval.Await());
     table.Update(FindProcesses());
     if (options.json) {
       fmt::print("{}\n", table.Json(UnixTime()));

@@ -9,6 +9,7 @@ nothing was tested.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 import zlib
 
@@ -291,6 +293,18 @@ class Reports(unittest.TestCase):
         process.stdout.close()
 
 
+def remove_group(group):
+    """A process that was just waited for may still count as one of the group."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return group.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def memory_group(test, limit):
     """The file to join it by; of version 1 or 2, whichever has the memory controller."""
@@ -306,7 +320,7 @@ def memory_group(test, limit):
                 yield group / "cgroup.procs"
                 return
         finally:
-            group.rmdir()
+            remove_group(group)
     test.skipTest("no memory cgroup can be made here")
 
 

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a space says of itself to other processes: whole, current, and its own after a fork.
+// What a space says of itself to other processes: whole and current.
 #include "libos/live_stats.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -19,31 +16,14 @@
 #include "libos/space.h"
 #include "libos/stats_page.h"
 #include "test/support/eventually.h"
+#include "test/support/stats_pages.h"
 
 namespace spiritos {
 namespace {
 
-// Of this process, as another would see them.
-std::vector<UniqueFd> Pages() {
-  std::vector<UniqueFd> pages;
-  for (const auto& link : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code gone;
-    if (std::filesystem::read_symlink(link.path(), gone) != StatsPage::kLink) continue;
-    pages.emplace_back(open(link.path().c_str(), O_RDONLY | O_CLOEXEC));
-  }
-  return pages;
-}
-
-nlohmann::json OnlyPage() {
-  const std::vector<UniqueFd> pages = Pages();
-  if (pages.size() != 1) return {};
-  const absl::StatusOr<std::string> text = StatsPage::Read(pages[0].get());
-  return text.ok() ? nlohmann::json::parse(*text) : nlohmann::json();
-}
-
 TEST_CASE("a page of statistics is read whole while it changes", "[stats]") {
   StatsPage page = StatsPage::Create().value();
-  const std::vector<UniqueFd> files = Pages();
+  const std::vector<UniqueFd> files = StatsPages();
   REQUIRE(files.size() == 1);
   CHECK(absl::IsUnavailable(StatsPage::Read(files[0].get()).status()));
   REQUIRE(page.Publish("x").ok());
@@ -81,7 +61,7 @@ TEST_CASE("what is no page of statistics is refused", "[stats]") {
   struct {
     uint64_t magic, sequence, size;
   } header{};
-  const UniqueFd file = std::move(Pages().at(0));
+  const UniqueFd file = std::move(StatsPages().at(0));
   REQUIRE(pread(file.get(), &header, sizeof(header), 0) == sizeof(header));
   header.sequence = 2;
   header.size = uint64_t{1} << 40;
@@ -101,10 +81,10 @@ TEST_CASE("a space's figures can be seen from outside, and go with it", "[stats]
     for (size_t at = 0; at < region.size.raw(); at += kPageSize) region.begin[at] = std::byte(1);
     const Stats then = space->GetStats();
     Eventually("the figures are of now", [&] {
-      const nlohmann::json page = OnlyPage();
+      const nlohmann::json page = OnlyStatsPage();
       return !page.is_null() && page["stats"]["faults"] >= then[Metric::kFaults];
     });
-    const nlohmann::json page = OnlyPage();
+    const nlohmann::json page = OnlyStatsPage();
     CHECK(page["version"] == 1);
     CHECK(page["pid"] == getpid());
     CHECK(page["stats"]["faults"] <= space->GetStats()[Metric::kFaults]);
@@ -113,38 +93,14 @@ TEST_CASE("a space's figures can be seen from outside, and go with it", "[stats]
     CHECK(page["recent"]["faults_per_s"] > 0);
     CHECK(page["recent"]["fault_ns_p99"] >= page["recent"]["fault_ns_p50"]);
     Eventually("a second without faults has none", [&] {
-      const nlohmann::json now = OnlyPage();
+      const nlohmann::json now = OnlyStatsPage();
       return !now.is_null() && now["recent"]["faults_per_s"] == 0;
     });
   }
-  CHECK(Pages().empty());
+  CHECK(StatsPages().empty());
   options.live_stats = false;
   const auto silent = Space::Create(options).value();
-  CHECK(Pages().empty());
-}
-
-TEST_CASE("after a fork each process has a page of its own", "[stats][space][fork][uffd]") {
-  const Options options{.budget = 8_MiB, .fault = {.mode = FaultMode::kThread}};
-  const auto space = Space::Create(options).value();
-  const AddressRange region = space->CreateRegion(16_MiB).value();
-  for (size_t at = 0; at < region.size.raw(); at += kPageSize) region.begin[at] = std::byte(1);
-  REQUIRE(space->BeforeFork());
-  const pid_t child = fork();
-  if (child == 0) {
-    space->AfterForkInChild();
-    bool own = false;
-    Eventually("the child's page says its number", [&] {
-      const nlohmann::json page = OnlyPage();
-      own = !page.is_null() && page["pid"] == getpid();
-      return own;
-    });
-    _exit(own ? 0 : 1);
-  }
-  space->AfterForkInParent();
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  CHECK(status == 0);
-  CHECK(OnlyPage()["pid"] == getpid());
+  CHECK(StatsPages().empty());
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "libos/space.h"
 #include "test/support/eventually.h"
 #include "test/support/server_thread.h"
+#include "test/support/stats_pages.h"
 #include "test/support/temp_dir.h"
 #include "test/support/together.h"
 
@@ -368,6 +369,30 @@ TEST_CASE("where a child cannot have the memory, it is not there", "[space][fork
   space->AfterForkInParent();
   CHECK(AwaitEnd(child) == -SIGSEGV);
   CHECK(WordOf(range, 1) == 5);
+}
+
+TEST_CASE("after a fork each process has a page of its own", "[stats][space][fork][uffd]") {
+  const Options options{.budget = 8_MiB, .fault = {.mode = FaultMode::kThread}};
+  const auto space = Space::Create(options).value();
+  const AddressRange region = space->CreateRegion(16_MiB).value();
+  for (size_t at = 0; at < region.size.raw(); at += kPageSize) region.begin[at] = std::byte(1);
+  REQUIRE(space->BeforeFork());
+  const pid_t child = fork();
+  if (child == 0) {
+    space->AfterForkInChild();
+    bool own = false;
+    Eventually("the child's page says its number", [&] {
+      const nlohmann::json page = OnlyStatsPage();
+      own = !page.is_null() && page["pid"] == getpid();
+      return own;
+    });
+    _exit(own ? 0 : 1);
+  }
+  space->AfterForkInParent();
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  CHECK(OnlyStatsPage()["pid"] == getpid());
 }
 
 }  // namespace

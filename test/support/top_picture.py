@@ -63,7 +63,7 @@ def svg_of(screen):
     width, height = COLUMNS * CELL_W + 2 * MARGIN, LINES * CELL_H + 2 * MARGIN
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
            'font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13">',
-           f'<rect width="100%" height="100%" rx="6" fill="#1b1f24"/>']
+           '<rect width="100%" height="100%" rx="6" fill="#1b1f24"/>']
     for y in range(LINES):
         cells = [screen.buffer[y][x] for x in range(COLUMNS)]
         top = MARGIN + y * CELL_H

@@ -160,25 +160,26 @@ void Guard(Trial& t) {
   t.See(madvise(at, 2 * kPage, kGuardRemove));
 }
 
+// The kernel holds to it that two pages may not be stored to, until they may again.
+void SeeProtected(Trial& t, std::byte* at) {
+  if (!t.usable()) return;
+  const File zero(open("/dev/zero", O_RDONLY));
+  t.See(read(zero, at, 100));
+  t.See(mprotect(at, 2 * kPage, PROT_READ | PROT_WRITE));
+}
+
 void Protect(Trial& t, int protection) {
   std::byte* const at = FilledPages(t);
   t.Ready();
   t.Returned(mprotect(at, 2 * kPage, protection));
-  if (!t.usable()) return;
-  // The kernel holds to it.
-  const File zero(open("/dev/zero", O_RDONLY));
-  t.See(read(zero, at, 100));
-  t.See(mprotect(at, 2 * kPage, PROT_READ | PROT_WRITE));
+  SeeProtected(t, at);
 }
 
 void ProtectByKey(Trial& t) {
   std::byte* const at = FilledPages(t);
   t.Ready();
   t.Returned(pkey_mprotect(at, 2 * kPage, PROT_READ, -1));
-  if (!t.usable()) return;
-  const File zero(open("/dev/zero", O_RDONLY));
-  t.See(read(zero, at, 100));
-  t.See(mprotect(at, 2 * kPage, PROT_READ | PROT_WRITE));
+  SeeProtected(t, at);
 }
 
 void Lock(Trial& t) {
