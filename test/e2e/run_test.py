@@ -79,7 +79,7 @@ class Programs(unittest.TestCase):
         self.same(real_python(), "-c", job, least_evicted=10_000)
 
     def test_a_compressor_with_a_large_window(self):
-        data = random.Random(5).randbytes(1 << 20) * 6
+        data = random.Random(5).randbytes(1 << 19) * 4
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)
             file.flush()

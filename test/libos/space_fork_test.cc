@@ -249,7 +249,7 @@ TEST_CASE("forks amid other threads' stores and pins", "[space][fork][uffd]") {
     });
   }
   size_t failed = 0;
-  for (uint32_t i = 0; i < Rounds(20); ++i) {
+  for (uint32_t i = 0; i < Rounds(8); ++i) {
     const uint64_t since = steps.load();
     while (steps.load() < since + 500) std::this_thread::yield();
     const pid_t child = Fork(*space, [&] {
@@ -294,7 +294,7 @@ TEST_CASE("after a fork for each of many jobs the pool holds what it held", "[sp
   for (size_t page = 0; page < kPages; ++page) WordOf(range, page) = value(page, 0);
   const uint64_t before = space.rented();
   REQUIRE(before != 0);
-  const uint64_t jobs = Rounds(30);
+  const uint64_t jobs = Rounds(12);
   for (uint64_t job = 1; job <= jobs; ++job) {
     const pid_t child = Fork(*space, [&] {
       size_t wrong = 0;
