@@ -9,7 +9,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -18,8 +17,9 @@
 #include <memory>
 
 #include "libos/base/clock.h"
+#include "libos/base/socket_parts.h"
 #include "libos/base/status.h"
-#include "libos/remote/socket_parts.h"
+#include "libos/base/unix_socket.h"
 
 namespace spiritos {
 namespace {
@@ -155,14 +155,9 @@ absl::StatusOr<UniqueFd> Dial(const ServerAddress& address, uint64_t deadline_ns
   sockaddr_storage to{};
   socklen_t size = 0;
   if (address.kind == ServerAddress::Kind::kUnix) {
-    auto& name = reinterpret_cast<sockaddr_un&>(to);
-    name.sun_family = AF_UNIX;
-    if (address.host.size() >= sizeof(name.sun_path)) {
-      return InvalidArgument("socket path {} is longer than {} characters (SPIRITOS_POOL)",
-                             address.host, sizeof(name.sun_path) - 1);
-    }
-    std::memcpy(name.sun_path, address.host.c_str(), address.host.size() + 1);
-    size = sizeof(sockaddr_un);
+    SPIRITOS_ASSIGN_OR_RETURN(const sockaddr_un name, UnixAddress(address.host, "SPIRITOS_POOL"));
+    size = sizeof(name);
+    std::memcpy(&to, &name, size);
   } else {
     SPIRITOS_RETURN_IF_ERROR(Resolve(address, &to, &size));
   }

@@ -17,8 +17,8 @@
 
 #include "libos/base/clock.h"
 #include "libos/base/service_thread.h"
+#include "libos/base/socket_parts.h"
 #include "libos/base/status.h"
-#include "libos/remote/socket_parts.h"
 
 namespace spiritos {
 namespace {

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "libos/base/clock.h"
+#include "libos/base/socket_parts.h"
 #include "libos/remote/dial.h"
-#include "libos/remote/socket_parts.h"
 #include "libos/remote/wire.h"
 
 namespace spiritos {

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <utility>
 
-#include "libos/remote/socket_parts.h"
+#include "libos/base/socket_parts.h"
 
 namespace spiritos {
 namespace {

@@ -12,9 +12,6 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,6 +23,7 @@
 #include "libos/base/log.h"
 #include "libos/base/parker.h"
 #include "libos/base/status.h"
+#include "libos/base/unix_socket.h"
 #include "libos/remote/dial.h"
 #include "libos/remote/server/pacer.h"
 
@@ -210,7 +208,10 @@ absl::Status MemoryServer::Listen() {
   epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_.valid() || !wake_.valid()) return ErrnoStatus(errno, "making the server's events");
-  if (!options_.unix_path.empty()) SPIRITOS_RETURN_IF_ERROR(ListenUnix());
+  if (!options_.unix_path.empty()) {
+    SPIRITOS_ASSIGN_OR_RETURN(unix_listener_,
+                              ListenUnix(options_.unix_path, SOCK_STREAM, "--unix"));
+  }
   if (options_.tcp_port >= 0) SPIRITOS_RETURN_IF_ERROR(ListenTcp());
   if (options_.rdma) {
     SPIRITOS_ASSIGN_OR_RETURN(
@@ -223,36 +224,6 @@ absl::Status MemoryServer::Listen() {
     if (fd >= 0 && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
       return ErrnoStatus(errno, "watching the server's sockets");
     }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MemoryServer::ListenUnix() {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::string& path = options_.unix_path;
-  if (path.size() >= sizeof(address.sun_path)) {
-    return InvalidArgument("socket path {} is longer than {} characters (--unix)", path,
-                           sizeof(address.sun_path) - 1);
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  const auto* const name = reinterpret_cast<const sockaddr*>(&address);
-  // A socket that nobody answers on is a dead server's, and in the way.
-  const UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (connect(probe.get(), name, sizeof(address)) == 0) {
-    return absl::FailedPreconditionError(
-        fmt::format("another server listens on {} (--unix)", path));
-  }
-  struct stat info;
-  if (errno == ECONNREFUSED && stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) {
-    unlink(path.c_str());
-  }
-  unix_listener_ = UniqueFd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!unix_listener_.valid() || bind(unix_listener_.get(), name, sizeof(address)) != 0 ||
-      listen(unix_listener_.get(), SOMAXCONN) != 0) {
-    const int error = errno;
-    unix_listener_.Reset();
-    return ErrnoStatus(error, fmt::format("listening on {} (--unix)", path));
   }
   return absl::OkStatus();
 }
@@ -411,12 +382,10 @@ void MemoryServer::Accept(int listener, uint64_t now_ns) {
   UniqueFd process;
   const bool local = listener == unix_listener_.get();
   if (local) {
-    ucred peer{};
-    socklen_t size = sizeof(peer);
-    if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
-    identity = fmt::format("uid{}:", peer.uid);
-    // None where it lives in another namespace of processes: then its lease alone counts.
-    if (peer.pid > 0) process = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
+    absl::StatusOr<UnixPeer> peer = PeerOf(socket.get());
+    if (!peer.ok()) return;
+    identity = fmt::format("uid{}:", peer->uid);
+    process = std::move(peer->process);  // None: then its lease alone counts.
   } else {
     const int on = 1;
     setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));

@@ -97,7 +97,6 @@ class MemoryServer {
  private:
   MemoryServer(const ServerOptions& options, std::unique_ptr<StateFolder> state);
   absl::Status Listen();
-  absl::Status ListenUnix();
   absl::Status ListenTcp();
 
   void ServeHot();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // sendmsg(2) and recvmsg(2) with one descriptor; poll(2) with a deadline.
-#include "libos/remote/socket_parts.h"
+#include "libos/base/socket_parts.h"
 
 #include <poll.h>
 #include <sys/socket.h>
