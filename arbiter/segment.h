@@ -72,10 +72,8 @@ struct Report {
   Epoch obeyed;          // The newest grant that is in force in every part.
   uint64_t budget_bytes = 0;
   uint64_t resident_bytes = 0;
-  uint64_t far_bytes = 0;    // Pages that have contents, here or in the pool.
-  uint64_t least_bytes = 0;  // It cannot do with less.
-  uint64_t most_bytes = kUnlimited;
-  uint64_t weight_ppm = 1'000'000;  // Beside other tenants' million.
+  uint64_t far_bytes = 0;     // Pages that have contents, here or in the pool.
+  uint64_t pinned_bytes = 0;  // Cannot be evicted now.
 
   uint64_t accesses = 0;  // Of pages, estimated from those that are sampled.
   uint64_t faults = 0;
