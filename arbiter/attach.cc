@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 #include <poll.h>
+#include <sys/time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,7 +19,6 @@ namespace spiritos {
 namespace {
 
 constexpr std::string_view kKnob = "SPIRITOS_ARBITER";
-constexpr uint64_t kPauseNs = 1'000'000;
 constexpr int kMostNudges = 16;
 
 static_assert(sizeof(Hello) == 128 && sizeof(Welcome) == 256);
@@ -62,17 +62,20 @@ absl::Status Receive(int socket, Message* message, UniqueFd* file) {
 
 absl::StatusOr<UniqueFd> Connect(const std::string& path, uint64_t deadline_ns) {
   SPIRITOS_ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress(path, kKnob));
-  UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return ErrnoStatus(errno, "making a socket");
+  // That blocks while the queue is full, of an arbiter that is stopped or that many come to;
+  // all else is asked not to wait.
+  UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  const uint64_t now_ns = NowNs();
+  const uint64_t left_us = deadline_ns > now_ns ? (deadline_ns - now_ns) / 1000 + 1 : 1;
+  const timeval patience{static_cast<time_t>(left_us / kMillion),
+                         static_cast<suseconds_t>(left_us % kMillion)};
+  if (!socket.valid() ||
+      setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0) {
+    return ErrnoStatus(errno, "making a socket");
+  }
   const auto* const name = reinterpret_cast<const sockaddr*>(&address);
   while (connect(socket.get(), name, sizeof(address)) != 0) {
     if (errno == EINTR) continue;
-    // Its queue is full: it is stopped, or many come at once. Nothing says when there is room.
-    if (errno == EAGAIN && NowNs() + kPauseNs < deadline_ns) {
-      const timespec pause{0, kPauseNs};
-      nanosleep(&pause, nullptr);
-      continue;
-    }
     return absl::UnavailableError(
         fmt::format("no arbiter answers at {}: {} ({})", path, strerror(errno), kKnob));
   }

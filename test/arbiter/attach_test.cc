@@ -138,6 +138,16 @@ TEST_CASE("nobody at the path, or nobody who answers, is said in time", "[arbite
     return ArbiterLink::Attach(door.path(), {}, NowNs() + patience_ns).status();
   };
   CHECK(attach(kSecondNs / 20).message().find("does not answer") != std::string::npos);
+  // As many as may queue: the next one cannot even connect.
+  std::vector<UniqueFd> queue;
+  const sockaddr_un address = UnixAddress(door.path(), "").value();
+  int connected;
+  do {
+    queue.emplace_back(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    connected =
+        connect(queue.back().get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  } while (connected == 0);
+  CHECK(attach(kSecondNs / 20).message().find("no arbiter answers") != std::string::npos);
   door.Close();
   const absl::Status status = attach(kSecondNs);
   CHECK(absl::IsUnavailable(status));
