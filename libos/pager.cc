@@ -7,13 +7,10 @@
 #include "libos/base/check.h"
 #include "libos/base/clock.h"
 #include "libos/base/failpoint.h"
+#include "libos/base/recency.h"
 
 namespace spiritos {
 namespace {
-
-// A page that comes back within a quarter of a turnover of the budget is hotter
-// than its place among the others says.
-constexpr uint16_t kSoonTicks = 32;
 
 // A slot's bytes are cold. Asked for before the claim, the first of them arrive
 // while it is made; asked for a page ahead, the rest of a run keeps coming.
@@ -384,9 +381,9 @@ PageWord Pager::ResidentWord(PageWord loading) const noexcept {
   uint32_t hot = loading.hot();
   if (loading.slot_valid() || loading.zero()) {  // It was away: how long?
     const bool soon = static_cast<uint16_t>(now - loading.age()) < kSoonTicks;
-    hot = soon ? std::min(hot + 1, PageWord::kMaxHot) : hot - (hot != 0);
+    hot = soon ? Hotter(hot) : Cooler(hot);
   }
-  return loading.LoadedToResident(now, hot, PageWord::CreditFor(hot));
+  return loading.LoadedToResident(now, hot, CreditFor(hot));
 }
 
 bool Pager::DecideGuard(Zone& zone, uint32_t index, uint32_t count, FaultKind kind) noexcept {

@@ -2,6 +2,7 @@
 // Pages that are here: taken back from sweeps, un-protected, pinned.
 #include "libos/base/check.h"
 #include "libos/base/failpoint.h"
+#include "libos/base/recency.h"
 #include "libos/pager.h"
 
 namespace spiritos {
@@ -26,11 +27,11 @@ bool Pager::Thaw(Zone& zone, uint32_t index, PageWord word) noexcept {
   if (!page.Take(word, word.ToThawing())) return false;
   SPIRITOS_PAUSE_POINT(kRescueClaimed);
   const uint16_t now = parts_.frames.now();
-  const uint32_t hot = std::min(word.hot() + 1, PageWord::kMaxHot);
+  const uint32_t hot = Hotter(word.hot());
   const auto publish = [&] {
     // The end of a write may clear its flag meanwhile: hence a loop.
     PageWord thawing = page.Load();
-    while (!page.Take(thawing, thawing.ThawedToResident(now, hot, PageWord::CreditFor(hot)))) {
+    while (!page.Take(thawing, thawing.ThawedToResident(now, hot, CreditFor(hot)))) {
     }
     parts_.parker.Unpark(&page);
   };

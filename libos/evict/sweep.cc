@@ -8,13 +8,10 @@
 
 #include "libos/base/check.h"
 #include "libos/base/failpoint.h"
+#include "libos/base/recency.h"
 
 namespace spiritos {
 namespace {
-
-// Pages younger than this many ticks of the fault clock (128 to a turnover of
-// the budget) stay at normal pressure: they were just paid for.
-constexpr uint16_t kMinAge = 8;
 
 // Victims to one closing of the gate: faults of the zone wait that long, some 30 us,
 // and each batch is one shootdown more.
@@ -79,7 +76,7 @@ bool Sweep::ClaimVictims(const EvictContext& context, uint32_t begin, uint32_t e
     while (word.state() == PageState::kResident && word.pins() == 0) {
       if (word.write_in_flight() && !SPIRITOS_PLANTED(kTwoWritesPerSlot)) break;
       const auto age = static_cast<uint16_t>(now - word.age());
-      if (pressure == Pressure::kNormal && age < kMinAge) break;
+      if (pressure == Pressure::kNormal && age < kMinAgeTicks) break;
       if (pressure != Pressure::kDesperate && word.credit() != 0) {
         if (zone_->pages[i].Take(word, word.Spared(now))) break;
         continue;

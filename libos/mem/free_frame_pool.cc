@@ -3,21 +3,10 @@
 #include "libos/mem/free_frame_pool.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "libos/base/clock.h"
 
 namespace spiritos {
-
-// `low` leaves evictors time: at 200 k faults/s the 1/32 of a 128 MiB budget
-// lasts 5 ms, a hundred wake-ups. The cap keeps large budgets from idling frames.
-Watermarks Watermarks::For(PageCount budget) {
-  Watermarks marks;
-  marks.low = std::clamp<int64_t>(budget.raw() / 32, 64, 4096);
-  marks.high = 2 * marks.low;
-  marks.min = marks.low / 4;
-  return marks;
-}
 
 FreeFramePool::FreeFramePool(PageCount budget) {
   free_ = budget.raw();
@@ -26,13 +15,12 @@ FreeFramePool::FreeFramePool(PageCount budget) {
 }
 
 void FreeFramePool::SetLevels(PageCount budget) noexcept {
-  const Watermarks marks = Watermarks::For(budget);
+  const Watermarks marks = Watermarks::For(budget.raw());
   budget_ = budget.raw();
   min_ = marks.min;
   low_ = marks.low;
   high_ = marks.high;
-  const auto tick = static_cast<uint64_t>(std::max<int64_t>(1, budget.raw() / 128));
-  const auto shift = static_cast<uint64_t>(std::bit_width(tick) - 1);
+  const uint64_t shift = TickShift(budget.raw());
   const auto offset = static_cast<uint16_t>(now() - TickOf(handed_out(), shift));
   clock_ = (uint64_t{offset} << 6) | shift;
 }

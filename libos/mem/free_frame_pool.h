@@ -11,8 +11,8 @@
 // A budget that shrinks below what is free leaves a debt, which returning frames
 // pay first.
 //
-// Also keeps the fault clock: a tick for every 1/128 of the budget handed out.
-// Ages of pages and zones are differences of ticks.
+// Also keeps the fault clock (base/recency.h): ages of pages and zones are differences of its
+// ticks.
 #pragma once
 
 #include <array>
@@ -21,21 +21,10 @@
 
 #include "libos/base/lock.h"
 #include "libos/base/parker.h"
+#include "libos/base/recency.h"
 #include "libos/base/units.h"
 
 namespace spiritos {
-
-// Levels of free frames that evictors act on.
-//
-//   0 -- faults wait -- min -- evict -- low -- finish -- high -- idle --> free
-//
-// Invariant: 0 < min < low < high < budget.
-struct Watermarks {
-  int64_t min = 0;
-  int64_t low = 0;
-  int64_t high = 0;
-  static Watermarks For(PageCount budget);
-};
 
 class FreeFramePool {
  public:

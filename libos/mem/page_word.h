@@ -91,9 +91,6 @@ class PageWord {
   constexpr uint32_t staging_buffer() const { return static_cast<uint32_t>(raw_ >> kAuxShift) - 1; }
 
   static constexpr uint32_t kMaxAux = (1u << 24) - 1;
-  static constexpr uint32_t kMaxHot = 4;
-  // Sweeps that a page this hot survives.
-  static constexpr uint32_t CreditFor(uint32_t hot) { return (1u << hot) - 1; }
 
   // Arrows: each returns the word at its head. What is not named is carried.
   constexpr PageWord ToLoading() const { return WithState(PageState::kLoading).WithAux(0); }
