@@ -34,8 +34,8 @@ struct Segment::Layout {
 
 static_assert(sizeof(Header) == 24);
 static_assert(sizeof(Epoch) == 16 && sizeof(Grant) == 64);
-static_assert(sizeof(MissRatioCurve) == 272);
-static_assert(sizeof(Report) == 8 + 16 + 4 * 8 + 6 * 8 + sizeof(MissRatioCurve));
+static_assert(sizeof(MissRates) == 272);
+static_assert(sizeof(Report) == 8 + 16 + 4 * 8 + 6 * 8 + sizeof(MissRates));
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "a lock would be one process's own");
 
 absl::StatusOr<Segment> Segment::Create(uint64_t instance) {

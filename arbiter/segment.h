@@ -56,14 +56,14 @@ struct Grant {
 };
 
 // How often a tenant would miss with less or more memory.
-struct MissRatioCurve {
+struct MissRates {
   static constexpr size_t kPoints = 64;
-  // A point's memory: its index + 1 times this. 0: no curve is known.
+  // A point's memory: its index + 1 times this. 0: nothing is known.
   uint64_t step_bytes = 0;
-  // Misses of a million accesses.
-  std::array<uint32_t, kPoints> miss_ppm{};
-  // 0: a guess; a million: as good as measured.
-  uint64_t confidence_ppm = 0;
+  // Misses for each second that one of its threads runs.
+  std::array<uint32_t, kPoints> misses_per_s{};
+  // Misses that were counted for it: what it rests on.
+  uint64_t counted = 0;
 };
 
 // What a tenant measured since its beginning. Counters never fall.
@@ -75,13 +75,13 @@ struct Report {
   uint64_t far_bytes = 0;     // Pages that have contents, here or in the pool.
   uint64_t pinned_bytes = 0;  // Cannot be evicted now.
 
-  uint64_t accesses = 0;  // Of pages, estimated from those that are sampled.
-  uint64_t faults = 0;
-  uint64_t stalled_ns = 0;  // Of all its threads.
-  uint64_t running_ns = 0;  // CPU time of all its threads.
-  uint64_t read_bytes = 0;  // From the pool.
+  uint64_t running_ns = 0;    // Of all its threads, on a CPU, faults left out.
+  uint64_t stalled_ns = 0;    // Of all its threads, in faults,
+  uint64_t throttled_ns = 0;  // and of that, because of its grant's bandwidth.
+  uint64_t misses = 0;        // Pages that were read from the pool,
+  uint64_t read_bytes = 0;
   uint64_t written_bytes = 0;
-  MissRatioCurve curve;
+  MissRates rates;
 };
 
 class Segment {

@@ -127,15 +127,15 @@ TEST_CASE("tenant and arbiter see each other's words through one segment", "[arb
   CHECK(grant.budget_bytes == 1 << 20);
   CHECK(grant.read_bytes_per_s == kUnlimited);
   Mailbox<Report>::Writer reporting(tenant.report());
-  Report report{.obeyed = grant.epoch, .faults = 9};
-  report.curve.miss_ppm.back() = 5;
+  Report report{.obeyed = grant.epoch, .misses = 9};
+  report.rates.misses_per_s.back() = 5;
   reporting.Publish(report);
   seen = 0;
   Report got;
   REQUIRE(arbiter.report().Read(&seen, &got));
   CHECK(got.obeyed == grant.epoch);
-  CHECK(got.faults == 9);
-  CHECK(got.curve.miss_ppm.back() == 5);
+  CHECK(got.misses == 9);
+  CHECK(got.rates.misses_per_s.back() == 5);
 }
 
 TEST_CASE("a later arbiter's epochs are above an earlier one's", "[arbiter]") {
