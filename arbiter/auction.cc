@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "arbiter/exchange.h"
 #include "arbiter/price_search.h"
 #include "libos/base/status.h"
 
@@ -14,7 +15,9 @@ namespace spiritos {
 namespace {
 
 constexpr double kEquilibrium = 1e-5;  // Regret of an equilibrium.
-constexpr double kFair = 1e-7;         // Below the entitlement by less is not below it.
+constexpr size_t kMostBargains = 16;
+constexpr size_t kFew = 64;     // Among more, one tenant's bargain moves no prices.
+constexpr double kFair = 1e-7;  // Below the entitlement by less is not below it.
 
 std::string_view NameOf(size_t resource) {
   constexpr std::string_view kNames[] = {"cache", "bandwidth"};
@@ -49,10 +52,77 @@ Round RoundWithout(std::span<const Tenant> tenants, const Allocation& entitled,
   return round;
 }
 
-// How much better a tenant could do for the money that its entitlement is worth.
-double Regret(Demand& demand, const Prices& prices, double has) {
-  const double best = demand.At(prices, Look::kGlobal).utility;
-  return best > has ? 1 - has / best : 0;
+// How much better tenants could do for the money that the others spend, in proportion: that
+// is what their entitlements are worth, or more where some are sated. Whatever another has
+// is affordable then, so regret bounds envy.
+std::vector<double> Regrets(std::span<const Tenant> tenants, const Allocation& entitled,
+                            const Auctioned& result) {
+  const auto worth = [&](const Shares& shares) {
+    return result.prices.cache * shares.cache() + result.prices.bandwidth * shares.bandwidth();
+  };
+  double money = 1;
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    const double due = worth(entitled[i]);
+    if (due > 0) money = std::max(money, worth(result.allocation[i]) / due);
+  }
+  std::vector<double> regrets(tenants.size());
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    Demand demand(tenants[i].utility, entitled[i], tenants[i].bounds);
+    demand.SetMoney(money);
+    const double best = demand.At(result.prices, Look::kSure).utility;
+    const double has = UtilityOf(tenants[i], result.allocation[i]);
+    if (best > has) regrets[i] = 1 - has / best;
+  }
+  return regrets;
+}
+
+// The worst off first, as many as there is time for.
+std::vector<size_t> Dissatisfied(const std::vector<double>& regrets) {
+  std::vector<size_t> who;
+  for (size_t i = 0; i < regrets.size(); ++i) {
+    if (regrets[i] > kEquilibrium) who.push_back(i);
+  }
+  std::sort(who.begin(), who.end(), [&](size_t a, size_t b) {
+    return regrets[a] != regrets[b] ? regrets[a] > regrets[b] : a < b;
+  });
+  if (who.size() > kMostBargains) who.resize(kMostBargains);
+  return who;
+}
+
+// Mean logarithm of the gain, or nothing if somebody is below its entitlement.
+std::optional<double> Score(std::span<const Tenant> tenants, const Allocation& entitled,
+                            const Allocation& allocation) {
+  double score = 0;
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    const double has = UtilityOf(tenants[i], allocation[i]);
+    const double due = UtilityOf(tenants[i], entitled[i]);
+    if (has < due * (1 - kFair)) return std::nullopt;
+    if (has > 0 && due > 0) score += std::log(has / due);
+  }
+  return score / static_cast<double>(tenants.size());
+}
+
+// A market in which everybody's money is what it has now. Nobody has to lose by it, and
+// what bargains between two left undone between all is done.
+void TradeOn(std::span<const Tenant> tenants, const Allocation& entitled, Auctioned& result) {
+  std::vector<Demand> demands;
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    demands.emplace_back(tenants[i].utility, result.allocation[i], tenants[i].bounds);
+  }
+  PriceSearch search(demands, Shares(1, 1));
+  const Settlement settlement = search.Near(result.prices.log_ratio);
+  result.rounds += search.rounds();
+  Allocation traded(tenants.size());
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    const Demanded& bundle = settlement.market.bundles[i];
+    traded[i] = Shares(bundle.cache, bundle.bandwidth);
+  }
+  Fill(tenants, Shares(1, 1), 2, traded);
+  const std::optional<double> after = Score(tenants, entitled, traded);
+  const std::optional<double> before = Score(tenants, entitled, result.allocation);
+  if (after.has_value() && (!before.has_value() || *after > *before)) {
+    result.allocation = std::move(traded);
+  }
 }
 
 }  // namespace
@@ -135,10 +205,15 @@ absl::StatusOr<Auctioned> Auction(std::span<const Tenant> tenants, const Auction
     start = result.prices.log_ratio;
     warm = true;
   }
-  for (size_t i = 0; i < tenants.size(); ++i) {
-    Demand demand(tenants[i].utility, entitled[i], tenants[i].bounds);
-    result.regret = std::max(
-        result.regret, Regret(demand, result.prices, UtilityOf(tenants[i], result.allocation[i])));
+  const auto worst = [&] {
+    const std::vector<double> regrets = Regrets(tenants, entitled, result);
+    result.regret = *std::max_element(regrets.begin(), regrets.end());
+    return Dissatisfied(regrets);
+  };
+  const std::vector<size_t> dissatisfied = worst();
+  if (!dissatisfied.empty() && Exchange(tenants, entitled, dissatisfied, result.allocation)) {
+    if (tenants.size() <= kFew) TradeOn(tenants, entitled, result);
+    worst();
   }
   result.equilibrium = result.regret <= kEquilibrium;
   return result;

@@ -12,8 +12,10 @@ namespace {
 constexpr size_t kSideNodes = 16;     // On either side of the entitlement.
 constexpr double kPeakMargin = 0.85;  // A peak between nodes is at most so much higher.
 constexpr double kOtherSide = 0.98;   // A side whose nodes are all lower has not the best.
-constexpr double kTie = 1e-12;        // Relative: what differs by less is as good.
-constexpr double kPrecision = 1e-9;   // Of a peak's place, relative to the line.
+constexpr double kBoundGap = 0.004;   // What is at most so much better need not be found.
+constexpr int kMostHalvings = 160;
+constexpr double kTie = 1e-12;       // Relative: what differs by less is as good.
+constexpr double kPrecision = 1e-9;  // Of a peak's place, relative to the line.
 constexpr double kCoarsePrecision = 1e-3;
 constexpr double kFirstGap = 0.15;   // From the entitlement to the next node, relative.
 constexpr double kEverywhere = 1e9;  // A log ratio beyond all prices.
@@ -88,7 +90,7 @@ Demanded Demand::At(const Prices& prices, Look look) {
   } else if (look == Look::kNear && peak_count_ > 0) {
     best = BestOfPeaks(line, std::abs(prices.log_ratio - peaks_at_));
   } else {
-    best = BestOfAll(line, look != Look::kCoarse);
+    best = BestOfAll(line, look);
   }
   return Cheapest(line, best);
 }
@@ -105,10 +107,11 @@ void Demand::NoteSide(const Line& line, std::span<const Node> nodes, const Node&
   bound = buys ? std::max(bound, at) : std::min(bound, at);
 }
 
-size_t Demand::Nodes(const Line& line, std::span<Node> nodes) const {
+size_t Demand::Nodes(const Line& line, bool both_sides, std::span<Node> nodes) const {
   size_t count = 0;
-  const bool left = restricted() || line.prices.log_ratio > buys_until_;
-  const bool right = restricted() || line.prices.log_ratio < sells_from_;
+  const bool both = both_sides || restricted();
+  const bool left = both || line.prices.log_ratio > buys_until_;
+  const bool right = both || line.prices.log_ratio < sells_from_;
   if (left && line.pivot > line.least) {
     // Nodes by bandwidth: it is what grows to the left, and may grow a thousandfold.
     const double from = line.BandwidthFor(line.pivot);
@@ -130,9 +133,10 @@ size_t Demand::Nodes(const Line& line, std::span<Node> nodes) const {
   return count;
 }
 
-Demand::Node Demand::BestOfAll(const Line& line, bool refine) {
+Demand::Node Demand::BestOfAll(const Line& line, Look look) {
+  const bool refine = look != Look::kCoarse;
   std::array<Node, 2 * kSideNodes + 1> nodes;
-  const size_t count = Nodes(line, nodes);
+  const size_t count = Nodes(line, look == Look::kSure, nodes);
   double top = 0;
   for (size_t i = 0; i < count; ++i) top = std::max(top, nodes[i].utility);
   // The nodes that may stand for the highest peaks, the best first.
@@ -162,8 +166,39 @@ Demand::Node Demand::BestOfAll(const Line& line, bool refine) {
     peaks_[peak_count_++] = peak.cache;
     if (peak.utility > best.utility) best = peak;
   }
+  if (look == Look::kSure) best = Bound(line, std::span<const Node>(nodes).first(count), best);
   peaks_at_ = line.prices.log_ratio;
   NoteSide(line, std::span<const Node>(nodes).first(count), best);
+  return best;
+}
+
+// Halves what may hide a better bundle than `best` until nothing does.
+Demand::Node Demand::Bound(const Line& line, std::span<const Node> nodes, Node best) {
+  struct Gap {
+    Node left;
+    Node right;
+  };
+  std::array<Gap, 2 * kSideNodes + 1 + kMostHalvings> gaps;
+  size_t count = 0;
+  for (size_t i = 0; i + 1 < nodes.size(); ++i) gaps[count++] = {nodes[i], nodes[i + 1]};
+  int halvings = 0;
+  while (count > 0 && halvings < kMostHalvings) {
+    const Gap gap = gaps[--count];
+    const double bound = UtilityOf(gap.right.cache, line.BandwidthFor(gap.left.cache));
+    if (bound <= best.utility * (1 + kBoundGap)) continue;
+    ++halvings;
+    const Node middle = Try(line, (gap.left.cache + gap.right.cache) / 2);
+    if (middle.utility > best.utility) {
+      const Node peak = Refine(line, gap.left, middle, gap.right, kPrecision);
+      if (peak.utility > best.utility * (1 + kTie)) {
+        best = peak;
+        peak_count_ = std::min(peak_count_ + 1, kPeaks);
+        peaks_[peak_count_ - 1] = peak.cache;
+      }
+    }
+    gaps[count++] = {gap.left, middle};
+    gaps[count++] = {middle, gap.right};
+  }
   return best;
 }
 
@@ -171,9 +206,10 @@ Demand::Node Demand::BestOfPeaks(const Line& line, double turned) {
   Node best{0, -1};
   const double reach = std::max(line.most - line.least, line.most);
   const double step = reach * std::clamp(0.1 * turned, 1e-7, 0.02);
+  const double precision = std::clamp(1e-3 * turned, kPrecision, 1e-6);
   for (size_t p = 0; p < peak_count_; ++p) {
     const double from = std::clamp(peaks_[p], line.least, line.most);
-    const Node peak = Climb(line, Try(line, from), step);
+    const Node peak = Climb(line, Try(line, from), step, precision);
     peaks_[p] = peak.cache;
     if (peak.utility > best.utility) best = peak;
   }
@@ -182,7 +218,7 @@ Demand::Node Demand::BestOfPeaks(const Line& line, double turned) {
 }
 
 // Uphill from `from` in growing steps until it goes down again, and back to the peak.
-Demand::Node Demand::Climb(const Line& line, Node from, double step) const {
+Demand::Node Demand::Climb(const Line& line, Node from, double step, double precision) const {
   const auto beside = [&](double cache) {
     return Try(line, std::clamp(cache, line.least, line.most));
   };
@@ -202,7 +238,7 @@ Demand::Node Demand::Climb(const Line& line, Node from, double step) const {
     left = sign > 0 ? behind : ahead;
     right = sign > 0 ? ahead : behind;
   }
-  return Refine(line, left, from, right, kPrecision);
+  return Refine(line, left, from, right, precision);
 }
 
 // Brent's method: parabolas, and golden sections where they do not help.

@@ -11,8 +11,9 @@
 //
 // Utilities need not be concave. A full look (Look::kGlobal) tries nodes along the line,
 // denser near E, and refines the best few peaks; they are remembered, and a later look at
-// prices nearby (Look::kNear) refines only those. What kNear says is checked by a full look
-// at the end of a search.
+// prices nearby (Look::kNear) refines only those. Spikes between nodes are not missed by
+// Look::kSure, with which a search ends: as utilities are monotone, no bundle between two
+// nodes is worth more than the cache of the right one with the bandwidth of the left one.
 //
 // A bundle never costs more than another one that is as good: ties go to the cheaper.
 #pragma once
@@ -41,7 +42,7 @@ struct Demanded {
   double utility = 0;
 };
 
-enum class Look { kCoarse, kGlobal, kNear };
+enum class Look { kCoarse, kNear, kGlobal, kSure };
 
 class Demand {
  public:
@@ -87,10 +88,11 @@ class Demand {
   };
   Line LineAt(const Prices& prices) const;
   Node Try(const Line& line, double cache) const;
-  size_t Nodes(const Line& line, std::span<Node> nodes) const;
-  Node BestOfAll(const Line& line, bool refine);
+  size_t Nodes(const Line& line, bool both_sides, std::span<Node> nodes) const;
+  Node BestOfAll(const Line& line, Look look);
+  Node Bound(const Line& line, std::span<const Node> nodes, Node best);
   Node BestOfPeaks(const Line& line, double turned);
-  Node Climb(const Line& line, Node from, double step) const;
+  Node Climb(const Line& line, Node from, double step, double precision) const;
   // The best between two nodes around a third that is no worse.
   Node Refine(const Line& line, const Node& left, Node middle, const Node& right,
               double tolerance) const;

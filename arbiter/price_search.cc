@@ -14,12 +14,13 @@ constexpr double kMostRatio = 21;      // A price ratio of 1e9; nobody pays more
 constexpr double kExcess = 2e-9;       // Value of the total: noise of the demand.
 constexpr double kLeastWidth = 1e-9;   // A bracket this narrow that is no zero is a jump.
 constexpr double kNearWidth = 0.06;    // Below, tenants look near their last peaks only.
+constexpr size_t kFew = 64;            // More tenants, and one jump hardly matters.
 constexpr double kMoved = 1e-5;        // Of a tenant's money: more between ends is a jump.
 constexpr double kIndifferent = 1e-7;  // Relative: two utilities that are the same.
 constexpr double kSlack = 1e-7;        // Of all money: less left over is nothing.
 constexpr double kFair = 1e-9;
 constexpr size_t kSubset = 12;  // So few jumping tenants are tried in all ways.
-constexpr int kDepth = 5;       // So often a jump is followed by another search.
+constexpr int kDepth = 3;       // So often a jump is followed by another search.
 
 // Log ratios: prices of cache from 1/16 to 15/16, where bisection would look, too, and two
 // far out. Slightly off, as jumps like to be at round prices.
@@ -210,7 +211,7 @@ Settlement PriceSearch::SolveOnce(const Bracket& bracket, int depth) {
   // Peaks that looks nearby could not know of: look everywhere once, and go on if it matters.
   const bool wide = bracket.high - bracket.low > kNearWidth;
   for (int round = 0; round < 3 && wide; ++round) {
-    Market checked = Ask(low.prices.log_ratio, Look::kGlobal);
+    Market checked = Ask(low.prices.log_ratio, Look::kSure);
     if (std::abs(checked.value_excess - low.value_excess) <= 100 * kExcess) break;
     zero = Narrow(Walk(low.prices.log_ratio), low, high);
   }
@@ -334,7 +335,7 @@ Settlement PriceSearch::Settle(const Market& low, const Market& high, int depth)
     const double part = missing / jumpers[marginal].value;
     take(Judge(build(marginal, under ? part : 1 - part)));
   }
-  if (depth >= kDepth) {
+  if (depth >= kDepth || (demands_.size() > kFew && best.fair && best.settled)) {
     if (!best.settled) take(Judge(build(jumpers.size(), 0)));
     return best;
   }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "arbiter/utility_kinds.h"
-#include "properties.h"
+#include "test/arbiter/properties.h"
 
 namespace spiritos {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Measures, by brute force.
-#include "properties.h"
+#include "test/arbiter/properties.h"
 
 #include <algorithm>
 #include <cmath>
@@ -99,6 +99,10 @@ Properties PropertiesOf(std::span<const Tenant> tenants, std::span<const Shares>
     if (tenants.size() > most_for_envy) continue;
     for (size_t j = 0; j < tenants.size(); ++j) {
       const double scale = tenants[i].weight / tenants[j].weight;
+      if (allocation[j].cache() * scale < tenants[i].bounds.minimum.cache() ||
+          allocation[j].bandwidth() * scale < tenants[i].bounds.minimum.bandwidth()) {
+        continue;  // Nothing that i may hold.
+      }
       const double other = tenants[i].utility->At(
           std::min(allocation[j].cache() * scale, tenants[i].bounds.maximum.cache()),
           std::min(allocation[j].bandwidth() * scale, tenants[i].bounds.maximum.bandwidth()));

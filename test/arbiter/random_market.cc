@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+// Random markets: parameters drawn for each family.
 // Draws parameters.
-#include "random_market.h"
+#include "test/arbiter/random_market.h"
 
 #include <algorithm>
 #include <cmath>
