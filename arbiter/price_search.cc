@@ -14,6 +14,7 @@ constexpr double kMostRatio = 21;      // A price ratio of 1e9; nobody pays more
 constexpr double kExcess = 2e-9;       // Value of the total: noise of the demand.
 constexpr double kLeastWidth = 1e-9;   // A bracket this narrow that is no zero is a jump.
 constexpr double kNearWidth = 0.06;    // Below, tenants look near their last peaks only.
+constexpr double kJumpWidth = 0.02;  // Below, a jump is looked for where one tenant jumps.
 constexpr size_t kFew = 64;            // More tenants, and one jump hardly matters.
 constexpr double kMoved = 1e-5;        // Of a tenant's money: more between ends is a jump.
 constexpr double kIndifferent = 1e-7;  // Relative: two utilities that are the same.
@@ -27,6 +28,11 @@ constexpr int kDepth = 3;       // So often a jump is followed by another search
 constexpr std::array<double, 17> kSweep = {-5.2,   -2.709, -1.947, -1.468, -1.1,  -0.789,
                                            -0.511, -0.252, 0.001,  0.252,  0.512, 0.788,
                                            1.098,  1.465,  1.945,  2.707,  5.2};
+
+// Who buys cache at one price buys it at all lower ones: asked for in this order, most
+// tenants have to look along one half of most lines only.
+constexpr std::array<size_t, kSweep.size()> kSweepOrder = {8, 4, 12, 2, 6,  10, 14, 0, 16,
+                                                           1, 3, 5,  7, 9, 11, 13, 15};
 
 double MidCache(const Demanded& a, const Demanded& b) { return (a.cache + b.cache) / 2; }
 
@@ -78,17 +84,14 @@ void PriceSearch::Add(Market& market) const {
 
 Settlement PriceSearch::Everywhere() {
   std::vector<Bracket> brackets;
-  double before = kSweep.front();
-  double excess_before = Ask(before, Look::kCoarse).value_excess;
+  std::array<double, kSweep.size()> excess;
+  for (const size_t i : kSweepOrder) excess[i] = Ask(kSweep[i], Look::kCoarse).value_excess;
   for (size_t i = 1; i < kSweep.size(); ++i) {
-    const double excess = Ask(kSweep[i], Look::kCoarse).value_excess;
-    if ((excess > 0) != (excess_before > 0)) {
-      brackets.push_back({before, kSweep[i], excess_before, excess});
+    if ((excess[i] > 0) != (excess[i - 1] > 0)) {
+      brackets.push_back({kSweep[i - 1], kSweep[i], excess[i - 1], excess[i]});
     }
-    before = kSweep[i];
-    excess_before = excess;
   }
-  if (brackets.empty()) return Near(excess_before > 0 ? kSweep.back() : kSweep.front());
+  if (brackets.empty()) return Near(excess.back() > 0 ? kSweep.back() : kSweep.front());
   Settlement best;
   for (const Bracket& bracket : brackets) {
     Settlement found = Solve(bracket, 0);
@@ -132,6 +135,7 @@ bool PriceSearch::Narrow(Bracket bracket, Market& low, Market& high, int attempt
   const bool falling = bracket.low_excess > 0;
   bool have_low = false;
   bool have_high = false;
+  int jump_tries = 3;
   for (int round = 0; round < 2 * most_rounds; ++round) {
     const double width = bracket.high - bracket.low;
     if (width <= kLeastWidth) break;
@@ -162,6 +166,9 @@ bool PriceSearch::Narrow(Bracket bracket, Market& low, Market& high, int attempt
       if (zero) low = high;
     }
     if (zero) return true;
+    if (have_low && have_high && bracket.high - bracket.low < kJumpWidth && jump_tries-- > 0) {
+      TryJump(bracket, low, high);
+    }
   }
   // An end that was never looked at again may have had its sign from a coarse look, or be
   // the very place of the jump.
@@ -172,6 +179,40 @@ bool PriceSearch::Narrow(Bracket bracket, Market& low, Market& high, int attempt
   if (attempts > 1 && bracket.low < bracket.high) return Narrow(bracket, low, high, attempts - 1);
   high = low;
   return true;
+}
+
+// If one tenant makes most of the difference between the ends it may jump: where it does is
+// found without asking the others. The bracket shrinks around it or to one side of it.
+void PriceSearch::TryJump(Bracket& bracket, Market& low, Market& high) {
+  const auto value = [&](const Demanded& bundle) {
+    return low.prices.cache * bundle.cache - low.prices.bandwidth * bundle.bandwidth;
+  };
+  size_t jumper = 0;
+  double most = 0;
+  for (size_t i = 0; i < demands_.size(); ++i) {
+    const double change = std::abs(value(low.bundles[i]) - value(high.bundles[i]));
+    if (change <= most) continue;
+    most = change;
+    jumper = i;
+  }
+  if (most < std::abs(bracket.low_excess - bracket.high_excess) / 3) return;
+  const double from_low = low.bundles[jumper].cache;
+  const double from_high = high.bundles[jumper].cache;
+  double left = bracket.low;
+  double right = bracket.high;
+  while (right - left > kLeastWidth / 4) {
+    const double middle = (left + right) / 2;
+    const double cache = demands_[jumper].At(Prices::FromRatio(middle), Look::kNear).cache;
+    (std::abs(cache - from_low) < std::abs(cache - from_high) ? left : right) = middle;
+  }
+  for (const double at : {left - kLeastWidth / 4, right + kLeastWidth / 4}) {
+    if (at <= bracket.low || at >= bracket.high) continue;
+    Market market = Ask(at, Look::kNear);
+    const bool is_low = (market.value_excess > 0) == (bracket.low_excess > 0);
+    (is_low ? bracket.low : bracket.high) = at;
+    (is_low ? bracket.low_excess : bracket.high_excess) = market.value_excess;
+    (is_low ? low : high) = std::move(market);
+  }
 }
 
 Settlement PriceSearch::Solve(Bracket bracket, int depth) {

@@ -71,6 +71,7 @@ class PriceSearch {
   Bracket Walk(double from);
   // Narrows down to a zero or a jump; `low` and `high` are the markets on either side of it.
   bool Narrow(Bracket bracket, Market& low, Market& high, int attempts = 3);
+  void TryJump(Bracket& bracket, Market& low, Market& high);
   Settlement Solve(Bracket bracket, int depth);
   Settlement SolveOnce(const Bracket& bracket, int depth);
   Settlement Settle(const Market& low, const Market& high, int depth);

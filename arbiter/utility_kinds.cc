@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The formulas.
+// Parametric utilities: the formulas.
 #include "arbiter/utility_kinds.h"
 
 #include <algorithm>

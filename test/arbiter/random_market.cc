@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random markets: parameters drawn for each family.
-// Draws parameters.
+// Random markets: draws the parameters of each family.
 #include "test/arbiter/random_market.h"
 
 #include <algorithm>
