@@ -15,7 +15,7 @@ namespace spiritos {
 namespace {
 
 constexpr double kEquilibrium = 1e-5;  // Regret of an equilibrium.
-constexpr size_t kMostBargains = 16;
+constexpr size_t kMostBargains = 4;
 constexpr size_t kFew = 64;     // Among more, one tenant's bargain moves no prices.
 constexpr double kFair = 1e-7;  // Below the entitlement by less is not below it.
 

@@ -13,17 +13,17 @@ constexpr int kGrid = 12;
 constexpr int kZoomGrid = 4;
 constexpr int kZooms = 5;
 constexpr size_t kMostPartners = 32;
-constexpr int kSweeps = 3;
-constexpr double kWorthIt = 1e-6;  // In logarithms of utility.
+constexpr int kSweeps = 2;
+constexpr double kWorthIt = 1e-6;  // Relative.
 
 // What a pair has of its bargain: first that nobody is below its entitlement, then the
-// logarithm of the product.
+// product of utilities.
 struct Worth {
-  double missing = 0;  // Logarithms below the entitlements.
+  double missing = 0;  // Parts of the entitlements' worth.
   double product = 0;
   bool BetterThan(const Worth& other) const {
     if (std::abs(missing - other.missing) > 1e-9) return missing < other.missing;
-    return product > other.product + kWorthIt;
+    return product > other.product * (1 + kWorthIt);
   }
 };
 
@@ -63,14 +63,13 @@ class Pair {
   }
 
  private:
-  static double Log(double utility) { return std::log(std::max(utility, 1e-300)); }
-
   Worth WorthOf(const Shares& of_a) const {
-    const double u = Log(a_.utility->At(of_a.cache(), of_a.bandwidth()));
-    const double v = Log(
-        b_.utility->At(together_.cache() - of_a.cache(), together_.bandwidth() - of_a.bandwidth()));
-    return {std::max(0.0, due_a_ - u) + std::max(0.0, due_b_ - v), u + v};
+    const double u = a_.utility->At(of_a.cache(), of_a.bandwidth());
+    const double v = b_.utility->At(together_.cache() - of_a.cache(),
+                                    together_.bandwidth() - of_a.bandwidth());
+    return {Missing(u, due_a_) + Missing(v, due_b_), u * v};
   }
+  static double Missing(double has, double due) { return has < due ? 1 - has / due : 0; }
   void Search(const Shares& low, const Shares& high, int grid) {
     for (int i = 0; i <= grid; ++i) {
       for (int j = 0; j <= grid; ++j) {
@@ -88,7 +87,7 @@ class Pair {
 
   const Tenant& a_;
   const Tenant& b_;
-  const double due_a_;  // Logarithms.
+  const double due_a_;
   const double due_b_;
   Shares& has_a_;
   Shares& has_b_;
@@ -104,8 +103,7 @@ class Pair {
 bool Exchange(std::span<const Tenant> tenants, std::span<const Shares> entitled,
               std::span<const size_t> dissatisfied, std::span<Shares> allocation) {
   const auto due = [&](size_t i) {
-    const double utility = tenants[i].utility->At(entitled[i].first(2));
-    return std::log(std::max(utility * (1 - 1e-12), 1e-300));
+    return tenants[i].utility->At(entitled[i].first(2)) * (1 - 1e-12);
   };
   const size_t stride = std::max<size_t>(1, tenants.size() / kMostPartners);
   bool changed = false;
