@@ -65,8 +65,8 @@ class Pair {
  private:
   Worth WorthOf(const Shares& of_a) const {
     const double u = a_.utility->At(of_a.cache(), of_a.bandwidth());
-    const double v = b_.utility->At(together_.cache() - of_a.cache(),
-                                    together_.bandwidth() - of_a.bandwidth());
+    const double v =
+        b_.utility->At(together_.cache() - of_a.cache(), together_.bandwidth() - of_a.bandwidth());
     return {Missing(u, due_a_) + Missing(v, due_b_), u * v};
   }
   static double Missing(double has, double due) { return has < due ? 1 - has / due : 0; }

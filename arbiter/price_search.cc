@@ -12,16 +12,18 @@ namespace {
 
 constexpr double kMostRatio = 21;      // A price ratio of 1e9; nobody pays more.
 constexpr double kExcess = 2e-9;       // Value of the total: noise of the demand.
+constexpr double kStillClear = 5e-8;   // The same, where the search began nearby.
 constexpr double kLeastWidth = 1e-9;   // A bracket this narrow that is no zero is a jump.
 constexpr double kNearWidth = 0.06;    // Below, tenants look near their last peaks only.
-constexpr double kJumpWidth = 0.02;  // Below, a jump is looked for where one tenant jumps.
+constexpr double kJumpWidth = 0.02;    // Below, a jump is looked for where one tenant jumps.
 constexpr size_t kFew = 64;            // More tenants, and one jump hardly matters.
 constexpr double kMoved = 1e-5;        // Of a tenant's money: more between ends is a jump.
 constexpr double kIndifferent = 1e-7;  // Relative: two utilities that are the same.
 constexpr double kSlack = 1e-7;        // Of all money: less left over is nothing.
 constexpr double kFair = 1e-9;
-constexpr size_t kSubset = 12;  // So few jumping tenants are tried in all ways.
-constexpr int kDepth = 3;       // So often a jump is followed by another search.
+constexpr size_t kSubset = 12;    // So few jumping tenants are tried in all ways.
+constexpr int kDepth = 3;         // So often a jump is followed by another search.
+constexpr int kMostRounds = 400;  // After so many, what there is has to do.
 
 // Log ratios: prices of cache from 1/16 to 15/16, where bisection would look, too, and two
 // far out. Slightly off, as jumps like to be at round prices.
@@ -31,7 +33,7 @@ constexpr std::array<double, 17> kSweep = {-5.2,   -2.709, -1.947, -1.468, -1.1,
 
 // Who buys cache at one price buys it at all lower ones: asked for in this order, most
 // tenants have to look along one half of most lines only.
-constexpr std::array<size_t, kSweep.size()> kSweepOrder = {8, 4, 12, 2, 6,  10, 14, 0, 16,
+constexpr std::array<size_t, kSweep.size()> kSweepOrder = {8, 4, 12, 2, 6, 10, 14, 0, 16,
                                                            1, 3, 5,  7, 9, 11, 13, 15};
 
 double MidCache(const Demanded& a, const Demanded& b) { return (a.cache + b.cache) / 2; }
@@ -108,12 +110,15 @@ Settlement PriceSearch::Near(double log_ratio) { return Solve(Walk(log_ratio), 0
 // Goes where the excess says, in growing steps, until its sign changes or prices end.
 PriceSearch::Bracket PriceSearch::Walk(double from) {
   const double excess = Ask(from, Look::kGlobal).value_excess;
-  if (std::abs(excess) <= kExcess) return {from, from, excess, excess};
+  if (std::abs(excess) <= kStillClear) return {from, from, excess, excess};
   const double sign = excess > 0 ? 1 : -1;
   double here = from;
   double excess_here = excess;
-  // The excess falls by a quarter or so when the ratio grows e-fold.
-  for (double step = std::clamp(8 * std::abs(excess), 1e-6, 0.02);; step *= 4) {
+  // By how much the excess would fall if all kept to their parts of the money.
+  const Prices at = Prices::FromRatio(from);
+  const double slope = 2 * at.cache * at.bandwidth;
+  const double guess = 1.2 * std::abs(excess) / slope;
+  for (double step = std::clamp(guess, 1e-6, 0.1);; step *= 3) {
     const double next = std::clamp(here + sign * step, -kMostRatio, kMostRatio);
     if (next == here) return {here, here, excess_here, excess_here};
     const double excess_next = Ask(next, Look::kGlobal).value_excess;
@@ -133,6 +138,7 @@ bool PriceSearch::Narrow(Bracket bracket, Market& low, Market& high, int attempt
   const int most_rounds =
       static_cast<int>(std::ceil(std::log2(std::max(first_width / kLeastWidth, 2.0)))) + 1;
   const bool falling = bracket.low_excess > 0;
+  const double clear = first_width > kNearWidth ? kExcess : kStillClear;
   bool have_low = false;
   bool have_high = false;
   int jump_tries = 3;
@@ -151,7 +157,7 @@ bool PriceSearch::Narrow(Bracket bracket, Market& low, Market& high, int attempt
     next = std::clamp(next, bracket.low + width / 64, bracket.high - width / 64);
     Market market = Ask(next, width > kNearWidth ? Look::kGlobal : Look::kNear);
     const double excess = market.value_excess;
-    const bool zero = std::abs(excess) <= kExcess;
+    const bool zero = std::abs(excess) <= clear;
     if ((excess > 0) == falling) {
       bracket.low = next;
       bracket.low_excess = excess;
@@ -219,7 +225,7 @@ Settlement PriceSearch::Solve(Bracket bracket, int depth) {
   Settlement settlement = SolveOnce(bracket, depth);
   // Money that the sated leave over goes to the others.
   const double first_money = money_;
-  for (int round = 0; round < 12 && settlement.settled; ++round) {
+  for (int round = 0; round < 12 && settlement.settled && rounds_ < kMostRounds; ++round) {
     const Market& market = settlement.market;
     const double slack = 1 - market.spent_fraction;
     if (slack <= kSlack) break;
@@ -253,7 +259,7 @@ Settlement PriceSearch::SolveOnce(const Bracket& bracket, int depth) {
   const bool wide = bracket.high - bracket.low > kNearWidth;
   for (int round = 0; round < 3 && wide; ++round) {
     Market checked = Ask(low.prices.log_ratio, Look::kSure);
-    if (std::abs(checked.value_excess - low.value_excess) <= 100 * kExcess) break;
+    if (std::abs(checked.value_excess - low.value_excess) <= 4 * kStillClear) break;
     zero = Narrow(Walk(low.prices.log_ratio), low, high);
   }
   if (zero) return BestNearby(Judge(std::move(low)));
@@ -376,7 +382,8 @@ Settlement PriceSearch::Settle(const Market& low, const Market& high, int depth)
     const double part = missing / jumpers[marginal].value;
     take(Judge(build(marginal, under ? part : 1 - part)));
   }
-  if (depth >= kDepth || (demands_.size() > kFew && best.fair && best.settled)) {
+  if (depth >= kDepth || rounds_ >= kMostRounds ||
+      (demands_.size() > kFew && best.fair && best.settled)) {
     if (!best.settled) take(Judge(build(jumpers.size(), 0)));
     return best;
   }

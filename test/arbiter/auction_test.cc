@@ -232,6 +232,13 @@ TEST_CASE("last prices save most of the rounds", "[arbiter]") {
   CHECK(warm.rounds <= 5);
   CHECK(warm.rounds < cold.rounds);
   CHECK(warm.prices.cache == Approx(cold.prices.cache).margin(1e-6));
+
+  // And where tastes have changed a little.
+  const Rig later({CobbDouglas(0.21), CobbDouglas(0.54), CobbDouglas(0.91), Leontief(0.4, 0.6)});
+  const Auctioned next = later.Run({.last_prices = cold.prices});
+  CHECK(next.equilibrium);
+  CHECK(next.rounds <= 8);
+  CHECK(next.prices.cache == Approx(later.Run().prices.cache).margin(1e-6));
 }
 
 }  // namespace
