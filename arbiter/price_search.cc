@@ -228,7 +228,7 @@ Settlement PriceSearch::Solve(Bracket bracket, int depth) {
   for (int round = 0; round < 12 && settlement.settled && rounds_ < kMostRounds; ++round) {
     const Market& market = settlement.market;
     const double slack = 1 - market.spent_fraction;
-    if (slack <= kSlack) break;
+    if (std::abs(slack) <= kSlack) break;
     double eager = 0;
     double all = 0;
     for (size_t i = 0; i < demands_.size(); ++i) {
@@ -239,9 +239,10 @@ Settlement PriceSearch::Solve(Bracket bracket, int depth) {
       if (spent >= money * (1 - 1e-6)) eager += money;
     }
     if (eager <= 1e-9 * all) break;
-    const double more = std::min(1 + slack * all / eager, 4.0);
-    if (money_ * more > 1e4) break;
-    SetMoney(money_ * more);
+    // What the sated spend changes with the prices: a step may be too long, and is taken back.
+    const double money = std::max(money_ * std::clamp(1 + slack * all / eager, 0.5, 4.0), 1.0);
+    if (money == money_ || money > 1e4) break;
+    SetMoney(money);
     Settlement richer = SolveOnce(Walk(market.prices.log_ratio), depth);
     if (!richer.settled) break;
     settlement = std::move(richer);
@@ -251,7 +252,7 @@ Settlement PriceSearch::Solve(Bracket bracket, int depth) {
 }
 
 Settlement PriceSearch::SolveOnce(const Bracket& bracket, int depth) {
-  if (bracket.low == bracket.high) return Judge(Ask(bracket.low, Look::kNear));
+  if (bracket.low == bracket.high) return BestNearby(Judge(Ask(bracket.low, Look::kNear)));
   Market low;
   Market high;
   bool zero = Narrow(bracket, low, high);
