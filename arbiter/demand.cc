@@ -107,9 +107,10 @@ void Demand::NoteSide(const Line& line, std::span<const Node> nodes, const Node&
   bound = buys ? std::max(bound, at) : std::min(bound, at);
 }
 
-size_t Demand::Nodes(const Line& line, bool both_sides, std::span<Node> nodes) const {
+size_t Demand::Nodes(const Line& line, Look look, std::span<Node> nodes) const {
   size_t count = 0;
-  const bool both = both_sides || restricted();
+  const size_t stride = look == Look::kCoarse ? 2 : 1;
+  const bool both = look == Look::kSure || restricted();
   const bool left = both || line.prices.log_ratio > buys_until_;
   const bool right = both || line.prices.log_ratio < sells_from_;
   if (left && line.pivot > line.least) {
@@ -117,7 +118,7 @@ size_t Demand::Nodes(const Line& line, bool both_sides, std::span<Node> nodes) c
     const double from = line.BandwidthFor(line.pivot);
     const double to = line.BandwidthFor(line.least);
     const double exponent = NodeExponent(to, from);
-    for (size_t i = kSideNodes; i > 0; --i) {
+    for (size_t i = kSideNodes; i > 0; i -= stride) {
       const double away = NodeFraction(i, exponent);
       nodes[count++] = Try(line, line.pivot + (line.least - line.pivot) * away);
     }
@@ -125,7 +126,7 @@ size_t Demand::Nodes(const Line& line, bool both_sides, std::span<Node> nodes) c
   nodes[count++] = Try(line, line.pivot);
   if (right && line.most > line.pivot) {
     const double exponent = NodeExponent(line.most, line.pivot);
-    for (size_t i = 1; i <= kSideNodes; ++i) {
+    for (size_t i = stride; i <= kSideNodes; i += stride) {
       const double away = NodeFraction(i, exponent);
       nodes[count++] = Try(line, line.pivot + (line.most - line.pivot) * away);
     }
@@ -136,7 +137,7 @@ size_t Demand::Nodes(const Line& line, bool both_sides, std::span<Node> nodes) c
 Demand::Node Demand::BestOfAll(const Line& line, Look look) {
   const bool refine = look != Look::kCoarse;
   std::array<Node, 2 * kSideNodes + 1> nodes;
-  const size_t count = Nodes(line, look == Look::kSure, nodes);
+  const size_t count = Nodes(line, look, nodes);
   double top = 0;
   for (size_t i = 0; i < count; ++i) top = std::max(top, nodes[i].utility);
   // The nodes that may stand for the highest peaks, the best first.

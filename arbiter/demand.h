@@ -88,7 +88,7 @@ class Demand {
   };
   Line LineAt(const Prices& prices) const;
   Node Try(const Line& line, double cache) const;
-  size_t Nodes(const Line& line, bool both_sides, std::span<Node> nodes) const;
+  size_t Nodes(const Line& line, Look look, std::span<Node> nodes) const;
   Node BestOfAll(const Line& line, Look look);
   Node Bound(const Line& line, std::span<const Node> nodes, Node best);
   Node BestOfPeaks(const Line& line, double turned);

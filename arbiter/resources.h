@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is traded: shares of a server's resources, each in [0, 1] of its total.
 //
-// Two resources have a name, as two are what a server auctions today: local memory (cache)
-// and the bandwidth to the pool. Markets of more, up to kMaxResources, go to auction_k.h.
+// Two resources have a name, as two are what a server auctions: local memory (cache) and the
+// bandwidth to the pool. Bundles have room for more, up to kMaxResources.
 #pragma once
 
 #include <array>
