@@ -419,7 +419,8 @@ Settlement PriceSearch::BestNearby(Settlement here) {
   bool capped = false;
   for (size_t i = 0; i < bundles.size() && !capped; ++i) {
     const Shares& most = demands_[i].bounds().maximum;
-    capped = bundles[i].cache >= most.cache() || bundles[i].bandwidth >= most.bandwidth();
+    capped =
+        bundles[i].cache >= most.cache() - 1e-9 || bundles[i].bandwidth >= most.bandwidth() - 1e-9;
   }
   if (!capped) return here;
   const auto clears = [](const Market& market) {
