@@ -2,6 +2,7 @@
 // spiritos: the one program. A subcommand for each daemon and tool.
 #include <CLI/CLI.hpp>
 
+#include "runtime/cli/arbiter.h"
 #include "runtime/cli/doctor.h"
 #include "runtime/cli/key.h"
 #include "runtime/cli/memd.h"
@@ -14,6 +15,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_help_all_flag("--help-all", "Help for every subcommand");
   int status = 0;
+  spiritos::cli::AddArbiter(app, &status);
   spiritos::cli::AddKey(app, &status);
   spiritos::cli::AddMemd(app, &status);
   spiritos::cli::AddRun(app, &status);
