@@ -16,16 +16,11 @@ namespace {
 
 constexpr double kEquilibrium = 1e-5;  // Regret of an equilibrium.
 constexpr size_t kMostBargains = 4;
-constexpr size_t kFew = 64;     // Among more, one tenant's bargain moves no prices.
-constexpr double kFair = 1e-7;  // Below the entitlement by less is not below it.
+constexpr size_t kFew = 64;  // Among more, one tenant's bargain moves no prices.
 
 std::string_view NameOf(size_t resource) {
   constexpr std::string_view kNames[] = {"cache", "bandwidth"};
   return resource < std::size(kNames) ? kNames[resource] : "a further resource";
-}
-
-double UtilityOf(const Tenant& tenant, const Shares& shares) {
-  return tenant.utility == nullptr ? 0 : tenant.utility->At(shares.first(2));
 }
 
 // The market of those who are still in it.
@@ -70,7 +65,7 @@ std::vector<double> Regrets(std::span<const Tenant> tenants, const Allocation& e
     Demand demand(tenants[i].utility, entitled[i], tenants[i].bounds);
     demand.SetMoney(money);
     const double best = demand.At(result.prices, Look::kSure).utility;
-    const double has = UtilityOf(tenants[i], result.allocation[i]);
+    const double has = tenants[i].UtilityOf(result.allocation[i]);
     if (best > has) regrets[i] = 1 - has / best;
   }
   return regrets;
@@ -89,19 +84,6 @@ std::vector<size_t> Dissatisfied(const std::vector<double>& regrets) {
   return who;
 }
 
-// Mean logarithm of the gain, or nothing if somebody is below its entitlement.
-std::optional<double> Score(std::span<const Tenant> tenants, const Allocation& entitled,
-                            const Allocation& allocation) {
-  double score = 0;
-  for (size_t i = 0; i < tenants.size(); ++i) {
-    const double has = UtilityOf(tenants[i], allocation[i]);
-    const double due = UtilityOf(tenants[i], entitled[i]);
-    if (has < due * (1 - kFair)) return std::nullopt;
-    if (has > 0 && due > 0) score += std::log(has / due);
-  }
-  return score / static_cast<double>(tenants.size());
-}
-
 // A market in which everybody's money is what it has now. Nobody has to lose by it, and
 // what bargains between two left undone between all is done.
 void TradeOn(std::span<const Tenant> tenants, const Allocation& entitled, Auctioned& result) {
@@ -118,8 +100,8 @@ void TradeOn(std::span<const Tenant> tenants, const Allocation& entitled, Auctio
     traded[i] = Shares(bundle.cache, bundle.bandwidth);
   }
   Fill(tenants, Shares(1, 1), 2, traded);
-  const std::optional<double> after = Score(tenants, entitled, traded);
-  const std::optional<double> before = Score(tenants, entitled, result.allocation);
+  const std::optional<double> after = MeanLogGain(tenants, entitled, traded);
+  const std::optional<double> before = MeanLogGain(tenants, entitled, result.allocation);
   if (after.has_value() && (!before.has_value() || *after > *before)) {
     result.allocation = std::move(traded);
   }
@@ -185,9 +167,9 @@ absl::StatusOr<Auctioned> Auction(std::span<const Tenant> tenants, const Auction
     Fill(round.tenants, round.supply, 2, bundles);
     std::vector<size_t> losers;
     for (size_t j = 0; j < bundles.size(); ++j) {
-      const double has = UtilityOf(round.tenants[j], bundles[j]);
+      const double has = round.tenants[j].UtilityOf(bundles[j]);
       const double due = round.demands[j].entitled_utility();
-      if (has < due * (1 - kFair)) {
+      if (has < due * (1 - kFairMargin)) {
         const size_t loser = round.who[j];
         losers.push_back(loser);
         result.reverted.push_back(

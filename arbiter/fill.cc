@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shrinks, hands out, and computes entitlements.
+// Shrinks, hands out, and computes entitlements and what is gained over them.
 #include "arbiter/fill.h"
 
 #include <algorithm>
@@ -148,6 +148,18 @@ Allocation Entitlements(std::span<const Tenant> tenants, size_t resources) {
     total_at(low);
   }
   return entitled;
+}
+
+std::optional<double> MeanLogGain(std::span<const Tenant> tenants, std::span<const Shares> entitled,
+                                  std::span<const Shares> allocation) {
+  double sum = 0;
+  for (size_t i = 0; i < tenants.size(); ++i) {
+    const double due = tenants[i].UtilityOf(entitled[i]);
+    const double has = tenants[i].UtilityOf(allocation[i]);
+    if (has < due * (1 - kFairMargin)) return std::nullopt;
+    if (has > 0 && due > 0) sum += std::log(has / due);
+  }
+  return sum / static_cast<double>(std::max<size_t>(tenants.size(), 1));
 }
 
 }  // namespace spiritos

@@ -8,6 +8,7 @@
 // feasible, and it is full unless all are at their maximum.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "arbiter/resources.h"
@@ -19,7 +20,15 @@ struct Tenant {
   const Utility* utility = nullptr;  // Borrowed; null: worthless.
   double weight = 1;                 // Its part of all money is weight / sum of weights.
   Bounds bounds;
+
+  // What a bundle of the two resources is worth to it.
+  double UtilityOf(const Shares& shares) const {
+    return utility == nullptr ? 0 : utility->At(shares.first(2));
+  }
 };
+
+// Below its entitlement by less, relative, is not below it.
+inline constexpr double kFairMargin = 1e-7;
 
 void Fill(std::span<const Tenant> tenants, const Shares& supply, size_t resources,
           std::span<Shares> allocation);
@@ -27,5 +36,9 @@ void Fill(std::span<const Tenant> tenants, const Shares& supply, size_t resource
 // What tenants are entitled to: its weight's part of each resource, but within its bounds;
 // what these take or leave is shared by the others in proportion to weights.
 Allocation Entitlements(std::span<const Tenant> tenants, size_t resources);
+
+// Mean logarithm of the gain over the entitlement; nothing if somebody is below it.
+std::optional<double> MeanLogGain(std::span<const Tenant> tenants, std::span<const Shares> entitled,
+                                  std::span<const Shares> allocation);
 
 }  // namespace spiritos

@@ -47,7 +47,7 @@ class MissCurve {
   void Begin(int64_t far_pages);
   void Expect(Vpn page);
   void Start();
-  // Whether its faults are to be told of. Threads: any.
+  // Whether its faults are to be told of. Threads: any, but not beside Begin().
   bool Samples(Vpn page) const { return SizeOf(page) < kSizes; }
   // A sampled page faults, for real, after `progress`. Appends to `left` which pages are to be
   // evicted.

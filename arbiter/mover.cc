@@ -9,25 +9,7 @@
 namespace spiritos {
 namespace {
 
-constexpr double kFair = 1e-7;
 constexpr int kTries = 16;
-
-double UtilityOf(const Tenant& tenant, const Shares& shares) {
-  return tenant.utility == nullptr ? 0 : tenant.utility->At(shares.first(2));
-}
-
-// Mean logarithm of the gain over the entitlement; nothing if somebody is below it.
-std::optional<double> Score(std::span<const Tenant> tenants, std::span<const Shares> entitled,
-                            std::span<const Shares> allocation) {
-  double score = 0;
-  for (size_t i = 0; i < tenants.size(); ++i) {
-    const double due = UtilityOf(tenants[i], entitled[i]);
-    const double has = UtilityOf(tenants[i], allocation[i]);
-    if (has < due * (1 - kFair)) return std::nullopt;
-    if (has > 0 && due > 0) score += std::log(has / due);
-  }
-  return score / static_cast<double>(std::max<size_t>(tenants.size(), 1));
-}
 
 double CacheMoved(std::span<const Shares> from, std::span<const Shares> to) {
   double grown = 0;
@@ -75,8 +57,8 @@ Moved Move(std::span<const Tenant> tenants, std::span<const Shares> entitled,
            std::span<const Shares> held, std::span<const Shares> target,
            const MoveOptions& options) {
   const Allocation base = Carry(tenants, entitled, held);
-  const std::optional<double> at_base = Score(tenants, entitled, base);
-  const double at_target = Score(tenants, entitled, target).value_or(0);
+  const std::optional<double> at_base = MeanLogGain(tenants, entitled, base);
+  const double at_target = MeanLogGain(tenants, entitled, target).value_or(0);
   const double distance = CacheMoved(base, target);
   const double already = CacheMoved(held, base);
   const double reach =
@@ -94,12 +76,12 @@ Moved Move(std::span<const Tenant> tenants, std::span<const Shares> entitled,
   if (at_base.has_value() && !result.worthwhile) return finish(base, 0);
   // As far as the rate allows; else less far, if the base will do, or else further.
   Allocation step = Between(base, target, reach);
-  if (Score(tenants, entitled, step).has_value()) return finish(std::move(step), reach);
+  if (MeanLogGain(tenants, entitled, step).has_value()) return finish(std::move(step), reach);
   for (int i = 1; i <= kTries; ++i) {
     const double part = static_cast<double>(i) / kTries;
     const double share = reach + (1 - reach) * part;
     step = Between(base, target, share);
-    const std::optional<double> score = Score(tenants, entitled, step);
+    const std::optional<double> score = MeanLogGain(tenants, entitled, step);
     if (!score.has_value()) continue;
     // Beyond the rate only as far as it pays, if one may stay.
     const double pays = (*score - at_base.value_or(0)) * options.horizon_epochs;

@@ -43,10 +43,6 @@ class ReleasedPolicy final : public Policy {
   }
 
  private:
-  static double Value(const Tenant& tenant, const Shares& shares) {
-    return tenant.utility == nullptr ? 0 : tenant.utility->At(shares.first(2));
-  }
-
   static Shares Ask(const Tenant& tenant, double money, const Shares& held, double price) {
     const Bounds& bounds = tenant.bounds;
     const double least = std::max(kCell, bounds.minimum.bandwidth());
@@ -59,7 +55,7 @@ class ReleasedPolicy final : public Policy {
     // The equal share as far as the window reaches, at full money.
     Shares best = with_cache(std::clamp(money, from, to), money);
     if (best.bandwidth() < least) best = Shares(money, money);
-    double best_value = Value(tenant, best) / kWorthIt;
+    double best_value = tenant.UtilityOf(best) / kWorthIt;
     Shares nearest = best;
     double nearest_distance = 1e300;
     const auto consider = [&](const Shares& shares, double value) {
@@ -77,16 +73,16 @@ class ReleasedPolicy final : public Policy {
     const double spend = kSpent * money;
     if (price * held.cache() <= spend) {
       const Shares kept = with_cache(held.cache(), spend);
-      consider(kept, Value(tenant, kept));
+      consider(kept, tenant.UtilityOf(kept));
     }
     for (double cache = std::ceil(from / kCell - 1e-9) * kCell; cache <= to + 1e-9;
          cache += kCell) {
       if (price * cache > spend) break;
       const Shares shares = with_cache(cache, spend);
-      const double value = Value(tenant, shares);
+      const double value = tenant.UtilityOf(shares);
       consider(shares, cache < held.cache() ? value / kWorthIt : value);
     }
-    return best_value / kWorthIt < Value(tenant, nearest) ? nearest : best;
+    return best_value / kWorthIt < tenant.UtilityOf(nearest) ? nearest : best;
   }
 };
 

@@ -6,7 +6,6 @@
 // `cliffs` have no equilibrium as a rule, and are searched longest; `warm` is `servers`
 // auctioned again from its last prices, as every epoch but the first is.
 #include <fmt/core.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -20,6 +19,7 @@
 #include "bench/command_line.h"
 #include "bench/harness.h"
 #include "libos/base/check.h"
+#include "libos/base/clock.h"
 #include "test/arbiter/random_market.h"
 
 namespace spiritos::bench {
@@ -32,17 +32,11 @@ struct Size {
 };
 constexpr std::array<Size, 3> kSizes = {{{24, 1}, {1000, 50}, {10'000, 1000}}};
 
-double CpuMs() {
-  timespec time{};
-  SPIRITOS_CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0, "no CPU clock");
-  return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) / 1e6;
-}
-
 double AuctionMs(const RandomMarket& market, const AuctionOptions& options) {
-  const double begin = CpuMs();
+  const uint64_t begin = ThreadCpuNs();
   const auto result = Auction(market.tenants, options);
   SPIRITOS_CHECK(result.ok(), "{}", std::string(result.status().message()));
-  return CpuMs() - begin;
+  return static_cast<double>(ThreadCpuNs() - begin) / 1e6;
 }
 
 int Main(int argc, char** argv) {

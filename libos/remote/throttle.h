@@ -40,18 +40,25 @@ class Throttle {
   }
   bool limited() const noexcept { return limited_.load(std::memory_order_relaxed); }
 
-  // So much was moved, or is on its way; when that will be paid for.
-  uint64_t Charge(IoOp op, uint64_t bytes, uint64_t now_ns) noexcept {
+  // When what was moved will be paid for, by which rates.
+  struct Debt {
+    uint64_t due_ns;
+    uint32_t turn;
+  };
+  // So much was moved, or is on its way.
+  Debt Charge(IoOp op, uint64_t bytes, uint64_t now_ns) noexcept {
+    // Acquire: rates that are newer than this turn make Await() return. Pairs with SetRates().
+    const uint32_t turn = turn_.load(std::memory_order_acquire);
     OneWay& way = Way(op);
     const uint64_t ns_q16 = way.ns_per_byte_q16.load(std::memory_order_relaxed);
-    if (ns_q16 == 0) return now_ns;
+    if (ns_q16 == 0) return {now_ns, turn};
     const uint64_t cost_ns = bytes * ns_q16 >> 16;
     uint64_t due = way.due_ns.load(std::memory_order_relaxed);
     uint64_t next;
     do {
       next = std::max(due, now_ns - std::min(now_ns, kDepthNs)) + cost_ns;
     } while (!way.due_ns.compare_exchange_weak(due, next, std::memory_order_relaxed));
-    return next;
+    return {next, turn};
   }
   // Whether what nobody waits for may be moved.
   bool MayMove(IoOp op, uint64_t now_ns) const noexcept {
@@ -59,13 +66,12 @@ class Throttle {
     return way.ns_per_byte_q16.load(std::memory_order_relaxed) == 0 ||
            way.due_ns.load(std::memory_order_relaxed) <= now_ns;
   }
-  // Waits until `due_ns`, or for new rates; for how long it did.
-  uint64_t Await(uint64_t due_ns) noexcept {
+  // Waits until a debt is paid, or there are other rates than it was made by; for how long.
+  uint64_t Await(const Debt& debt) noexcept {
     const uint64_t begin = NowNs();
-    const uint32_t turn = turn_.load(std::memory_order_acquire);
     uint64_t now = begin;
-    while (now < due_ns && turn_.load(std::memory_order_acquire) == turn) {
-      FutexWait(turn_, turn, due_ns - now);
+    while (now < debt.due_ns && turn_.load(std::memory_order_acquire) == debt.turn) {
+      FutexWait(turn_, debt.turn, debt.due_ns - now);
       now = NowNs();
     }
     return now - begin;

@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -94,7 +95,7 @@ absl::Status Run(const SolveFlags& flags) {
   } else {
     PrintJson(solved);
   }
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0) return ErrnoStatus(errno, "writing the allocation");
   return absl::OkStatus();
 }
 
